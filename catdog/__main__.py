@@ -1,0 +1,5 @@
+"""`python -m catdog` is the command line."""
+
+from catdog.cli import main
+
+main()

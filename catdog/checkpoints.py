@@ -1,0 +1,138 @@
+"""save, latest, load, Checkpoint: everything a run needs to go on, on disk, whole or not there.
+
+    runs/<job>/checkpoints/<fence>/step-0000400/
+        weights.safetensors     the network
+        optimizer.safetensors   the optimiser's moments and the random generators
+        state.json              where the loop is, and the best epoch so far
+        MANIFEST.json           sha256 of each of them, written last: a step without a valid one does not exist
+
+Each attempt (fence) writes into its own folder, so that a lost attempt that still breathes cannot touch its successor's.
+What is not covered: a disk that lies about fsync.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from catdog import device
+from catdog.errors import CorruptCheckpoint
+from catdog.files import sha256_of, sync_folder, write_atomically
+
+_FILES = ("weights.safetensors", "optimizer.safetensors", "state.json")
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """One verified checkpoint on disk."""
+
+    folder: Path
+    state: dict[str, Any]
+
+    @property
+    def step(self) -> int:
+        """Optimizer steps done when it was saved."""
+        return int(self.state["step"])
+
+    def weights(self) -> dict[str, Tensor]:
+        """The network's state dict, on the CPU."""
+        return load_file(self.folder / "weights.safetensors")
+
+
+def save(folder: Path, *, fence: int, network: nn.Module, optimizer: Optimizer, state: dict[str, Any]) -> Path:
+    """Write a checkpoint under `folder`; returns its path once it is durable. state["step"] names it."""
+    path = folder / str(fence) / f"step-{state['step']:07d}"
+    if path.exists():
+        shutil.rmtree(path)
+    path.mkdir(parents=True)
+    save_file(_contiguous(network.state_dict()), path / "weights.safetensors")
+    save_file(_contiguous(_optimizer_tensors(optimizer)), path / "optimizer.safetensors")
+    (path / "state.json").write_text(json.dumps(state, indent=1))
+    for name in _FILES:
+        with (path / name).open("rb") as file:
+            os.fsync(file.fileno())
+    with write_atomically(path / "MANIFEST.json") as unfinished:
+        unfinished.write_text(json.dumps({name: sha256_of(path / name) for name in _FILES}, indent=1))
+    sync_folder(path.parent)
+    return path
+
+
+def load(path: Path) -> Checkpoint:
+    """Open one checkpoint after checking every byte of it.
+
+    Raises:
+        CorruptCheckpoint: no manifest, or a file that is not what the manifest says.
+    """
+    try:
+        manifest = json.loads((path / "MANIFEST.json").read_text())
+        changed = [name for name in _FILES if manifest[name] != sha256_of(path / name)]
+        if changed:
+            raise CorruptCheckpoint(f"Expected the files the manifest describes. Received: {path.name} with {', '.join(changed)} changed.")
+        return Checkpoint(path, json.loads((path / "state.json").read_text()))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CorruptCheckpoint(f"Expected a checkpoint with a manifest. Received: {path.name} ({error}).") from error
+
+
+def latest(folder: Path) -> Checkpoint | None:
+    """The valid checkpoint with the most steps, of whatever attempt; a broken one is set aside as `*.corrupt`."""
+    for path in _newest_first(folder):
+        try:
+            return load(path)
+        except CorruptCheckpoint:
+            path.rename(path.with_name(f"{path.name}.corrupt"))
+    return None
+
+
+def at(folder: Path, step: int) -> Checkpoint:
+    """The valid checkpoint of exactly that step.
+
+    Raises:
+        CorruptCheckpoint: there is none.
+    """
+    for path in _newest_first(folder):
+        if path.name == f"step-{step:07d}":
+            return load(path)
+    raise CorruptCheckpoint(f"Expected a checkpoint of step {step}. Received: none in {folder.name}.")
+
+
+def keep(folder: Path, steps: Iterable[int]) -> None:
+    """Remove every checkpoint but those of `steps`."""
+    kept = {f"step-{step:07d}" for step in steps}
+    for path in list(_newest_first(folder)):
+        if path.name not in kept:
+            shutil.rmtree(path)
+
+
+def restore(checkpoint: Checkpoint, *, network: nn.Module, optimizer: Optimizer) -> None:
+    """Put a checkpoint back into network, optimizer and random generators."""
+    network.load_state_dict(checkpoint.weights())
+    tensors = load_file(checkpoint.folder / "optimizer.safetensors")
+    device.restore_random_state({name: tensors.pop(name) for name in list(tensors) if name.startswith("random.")})
+    moments: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        position, moment = name.split(".", 1)
+        moments.setdefault(int(position), {})[moment] = tensor
+    optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def _newest_first(folder: Path) -> Iterator[Path]:
+    """By step (zero-padded, so names sort), then by fence."""
+    found = [path for path in folder.glob("*/step-*") if path.name.removeprefix("step-").isdigit()]
+    yield from sorted(found, key=lambda path: (path.name, int(path.parent.name)), reverse=True)
+
+
+def _optimizer_tensors(optimizer: Optimizer) -> dict[str, Tensor]:
+    state = optimizer.state_dict()["state"]
+    tensors = {f"{position}.{moment}": value for position, moments in state.items() for moment, value in moments.items()}
+    return tensors | device.random_state()
+
+
+def _contiguous(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}

@@ -1,0 +1,344 @@
+"""main: the command line. up | train | run | predict | data | models | config | demo.
+
+Exit codes: 0 done, 1 a run failed, 2 wrong input or settings (one line says what), 75 stopped with everything on disk,
+76 the device failed, 130 Ctrl-C.
+"""
+
+import json
+import logging
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from catdog import __version__
+from catdog.errors import BadConfig, BadInput, BadSettings, CatdogError, NoModel, NotFound
+from catdog.settings import Settings
+
+STOPPED = 75
+DEVICE_ERROR = 76
+PROGRESS_LINES_PER_SECOND = 5
+
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, rich_markup_mode="markdown", pretty_exceptions_enable=False,
+    help="Train an image classifier, lose nothing, and ask it about photographs it has never seen.\n\n"
+         "New here? `catdog demo` shows everything once. `catdog up` starts the service.",
+)
+data = typer.Typer(no_args_is_help=True, help="Data sets: draw pictures, import folders and archives.")
+models = typer.Typer(no_args_is_help=True, help="Networks: which there are, and their pretrained weights.")
+app.add_typer(data, name="data")
+app.add_typer(models, name="models")
+out = Console(highlight=False)
+
+
+def main() -> None:
+    """Run the command line; one line on standard error instead of a traceback for what the user can mend."""
+    try:
+        app()
+    except CatdogError as error:
+        sys.stderr.write(f"error: {error.message} {error.remedy}\n")
+        offenders = getattr(error, "offenders", [])
+        sys.stderr.writelines(f"  {offender}\n" for offender in offenders)
+        wrong_input = isinstance(error, (BadInput, BadSettings, NoModel, NotFound))
+        raise SystemExit(2 if wrong_input else 1) from None
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
+
+
+def _version(value: bool) -> None:
+    if value:
+        out.print(f"catdog {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and leave.")] = False,
+) -> None:
+    for name in Settings.unknown_variables():
+        sys.stderr.write(f"warning: {name} is no setting of catdog; `catdog config` lists them\n")
+
+
+@app.command()
+def up(
+    host: Annotated[str | None, typer.Option(help="Address to bind; beyond loopback CATDOG_TOKEN_FILE is needed.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to bind; 0 takes a free one.")] = None,
+) -> None:
+    """Start the service, a worker and a Redis on this machine, until Ctrl-C."""
+    from catdog.stack import Stack
+
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    for library in ("httpx", "httpcore", "filelock"):
+        logging.getLogger(library).setLevel(logging.WARNING)
+    stopping = _until_signal()
+    with Stack(Settings.load(host=host, port=port)) as stack:
+        out.print(f"catdog is up at {stack.address}  (interactive documentation: {stack.address}/docs; Ctrl-C stops it)", soft_wrap=True)
+        while not stopping:
+            stack.tend()
+            time.sleep(0.5)
+        out.print("stopping: service, worker, redis")
+
+
+def _until_signal() -> list[int]:
+    """A list that SIGINT and SIGTERM add their number to: empty means go on. A second signal does not interrupt the stopping."""
+    received: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        received.append(number)
+
+    signal.signal(signal.SIGINT, note)
+    signal.signal(signal.SIGTERM, note)
+    return received
+
+
+@app.command()
+def train(
+    data_source: Annotated[str, typer.Option("--data", help="A folder of photographs, a zip of them, or the id of an imported data set.")],
+    run_folder: Annotated[Path, typer.Option("--run", help="Where the run keeps everything; the same folder again goes on from there.")],
+    settings_of_run: Annotated[
+        list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="A field of the config, such as epochs=5; repeatable."),
+    ] = None,
+    labels: Annotated[str | None, typer.Option(help="Labels to look for in file names, separated by commas. Default: cat,dog.")] = None,
+) -> None:
+    """Train on photographs in this process, without a service, and leave a model package in RUN/package."""
+    from catdog.config import TrainConfig
+    from catdog.display import Bars
+
+    settings = Settings.load()
+    dataset = _dataset(data_source, settings, labels)
+    config = TrainConfig.parse({"dataset": dataset, **_fields(settings_of_run or [])})
+    config.write(run_folder)
+    from catdog import run as phases  # torch is imported here, when everything that needs no torch has been checked
+
+    stopping = _until_signal()
+    result: dict[str, Any] = {}
+    with Bars(out) as bars:
+        steps = phases.run(run_folder, settings)
+        for progress in steps:
+            bars.show(progress)
+            if stopping:
+                steps.close()
+                out.print(f"stopped; everything is on disk, the same command goes on: {run_folder}")
+                raise typer.Exit(STOPPED)
+            result = progress.result or result
+    test = result["metrics"]["test"]
+    out.print(f"test accuracy {test['accuracy']:.4f} on {test['images']} images; package: {run_folder / 'package'}", soft_wrap=True)
+    out.print(f"ask it: catdog predict --package {run_folder / 'package'} FILE", soft_wrap=True)
+
+
+def _dataset(source: str, settings: Settings, labels: str | None) -> str:
+    """The id of the data set that `source` names or becomes."""
+    from catdog import sources
+    from catdog.datasets import Dataset
+    from catdog.display import Bars
+    from catdog.progress import Progress
+
+    if (settings.datasets / source).is_dir() and "/" not in source:
+        return Dataset.open(settings.datasets / source).id
+    settings.make_folders()
+    with Bars(out) as bars:
+        return sources.import_path(
+            Path(source), settings=settings, labels=labels.split(",") if labels else None,
+            progress=lambda done, total: bars.show(Progress("step", phase="import", step=done, steps=total)),
+        ).id
+
+
+def _fields(assignments: list[str]) -> dict[str, Any]:
+    """epochs=5 publish.promote=never -> {"epochs": 5, "publish": {"promote": "never"}}."""
+    fields: dict[str, Any] = {}
+    for assignment in assignments:
+        name, equals, value = assignment.partition("=")
+        if not equals:
+            raise BadConfig(f"Expected --set FIELD=VALUE. Received: {assignment!r}.", field=name)
+        *outer, last = name.split(".")
+        target = fields
+        for part in outer:
+            target = target.setdefault(part, {})
+        try:
+            target[last] = json.loads(value)
+        except ValueError:
+            target[last] = value
+    return fields
+
+
+@app.command()
+def run(
+    folder: Annotated[Path, typer.Argument(help="A run folder with a config.json.")],
+    fence: Annotated[int, typer.Option(min=0, help="The number of this attempt; its checkpoints go into a folder of that name.")] = 0,
+) -> None:
+    """Work through a run folder, printing one line of JSON a step: what the worker starts for every job.
+
+    Lines go to standard output, everything else that is printed to standard error. SIGTERM leaves a checkpoint (exit 75).
+    """
+    lines = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)  # whatever a library prints must not end up among the lines
+    phase: list[str] = ["preparing"]
+    stopping: list[int] = []
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        stopping.append(number)
+        if phase[-1] != "training":
+            os._exit(STOPPED)  # every finished phase's product is on disk; there is nothing to save of this one
+
+    signal.signal(signal.SIGTERM, leave)
+    signal.signal(signal.SIGINT, leave)
+    from catdog import run as phases
+
+    said_at = 0.0
+    steps = phases.run(folder, Settings.load(), fence=fence)
+    try:
+        for progress in steps:
+            phase.append(progress.phase or phase[-1])
+            now = time.monotonic()
+            if progress.kind != "step" or now - said_at >= 1 / PROGRESS_LINES_PER_SECOND:
+                lines.write(progress.to_json() + "\n")
+                said_at = now
+            if stopping:
+                steps.close()
+                raise SystemExit(STOPPED)
+    except Exception as error:
+        failed = phases.failure(error)
+        lines.write(failed.to_json() + "\n")
+        logging.getLogger("catdog.run").exception("event=failed code=%s", failed.code)
+        raise SystemExit({"config": 2, "weights_unavailable": 2, "doctor": 3, "device_error": DEVICE_ERROR}.get(failed.code or "", 1)) from error
+
+
+@app.command()
+def predict(
+    files: Annotated[list[Path], typer.Argument(help="Pictures: JPEG, PNG, WebP, GIF or BMP.")],
+    package: Annotated[Path | None, typer.Option(help="A model package; by default the published model that `--alias` names.")] = None,
+    alias: Annotated[str, typer.Option(help="The published model to ask.")] = "champion",
+    as_json: Annotated[bool, typer.Option("--json", help="One line of JSON a picture.")] = False,
+) -> None:
+    """Say what is on pictures."""
+    from catdog.inference import Predictor
+
+    predictor = Predictor.load(package or _published(alias, Settings.load()))
+    wrong = 0
+    for file in files:
+        try:
+            prediction = predictor.predict_file(file)
+        except (BadInput, CatdogError, OSError) as error:
+            wrong += 1
+            sys.stderr.write(f"{file}: {error}\n")
+            continue
+        if as_json:
+            out.print_json(json.dumps({"file": str(file), "label": prediction.label, "probabilities": prediction.probabilities}), indent=None)
+        else:
+            out.print(f"{file}: [bold]{prediction.label}[/] {prediction.confidence:.3f}", soft_wrap=True)
+    if wrong:
+        raise typer.Exit(2)
+
+
+def _published(alias: str, settings: Settings) -> Path:
+    from catdog.database import create_engine, migrate
+    from catdog.registry import Registry
+
+    settings.make_folders()
+    engine = create_engine(settings.database)
+    migrate(engine)
+    registry = Registry(engine)
+    version = registry.aliases().get(alias)
+    if version is None:
+        raise NoModel(f"Expected a published model with the alias {alias!r}. Received: none in {settings.root}.")
+    return settings.models / registry.get(version).digest
+
+
+@data.command()
+def draw(
+    folder: Annotated[Path, typer.Argument(help="Where the pictures go; it is made if it is missing.")],
+    count: Annotated[int, typer.Option(min=2, max=1_000_000, help="How many pictures, half cats, half dogs.")] = 240,
+    size: Annotated[int, typer.Option(min=32, max=2048, help="Side in pixels.")] = 256,
+    seed: Annotated[int, typer.Option(min=0, help="The same seed draws the same pictures.")] = 0,
+) -> None:
+    """Draw pictures of cats and dogs, for machines without photographs and without a network."""
+    from catdog import sources
+    from catdog.display import Bars
+    from catdog.progress import Progress
+
+    with Bars(out) as bars:
+        sources.draw(
+            folder, count=count, size=size, seed=seed,
+            progress=lambda done, total: bars.show(Progress("step", phase="draw", step=done, steps=total)),
+        )
+    out.print(f"{count} pictures in {folder}", soft_wrap=True)
+
+
+@data.command("import")
+def import_(
+    source: Annotated[Path, typer.Argument(help="A folder of photographs, or a zip of them.")],
+    labels: Annotated[str | None, typer.Option(help="Labels to look for in file names, separated by commas. Default: cat,dog.")] = None,
+) -> None:
+    """Import photographs as a data set and print its id."""
+    out.print(_dataset(str(source), Settings.load(), labels))
+
+
+@data.command(hidden=True)
+def accept(folder: Annotated[Path, typer.Argument(help="The folder of an upload: request.json, and archive.zip or nothing.")]) -> None:
+    """Turn an accepted upload into a data set; what the service starts for each."""
+    from catdog import sources
+
+    sources.accept(folder, Settings.load())
+
+
+@models.command("list")
+def list_() -> None:
+    """List the networks that can be trained, and whether their pretrained weights are on this machine."""
+    from catdog import catalogue, weights
+
+    folder = Settings.load().weights
+    table = Table("network", "family", "image size", "smallest", "parameters", "pretrained weights", "licence")
+    for network in catalogue.NETWORKS.values():
+        where = "none exist"
+        if catalogue.has_weights(network.name):
+            where = "here" if weights.on_this_machine(network.name, folder) else f"catdog models fetch {network.name}"
+        table.add_row(
+            network.name, network.family, str(network.image_size), str(network.smallest), f"{network.parameters / 1e6:.1f} M",
+            where, catalogue.licence(network.name, "imagenet") if where != "none exist" else "",
+        )
+    out.print(table)
+
+
+@models.command()
+def fetch(name: Annotated[str, typer.Argument(help="A network of `catdog models list`.")]) -> None:
+    """Download the pretrained weights of a network; goes on where an interrupted download stopped."""
+    from catdog import weights
+    from catdog.display import Bars
+    from catdog.progress import Progress
+
+    with Bars(out) as bars:
+        path = weights.fetch(
+            name, Settings.load().weights,
+            progress=lambda done, total: bars.show(Progress("step", phase="download", step=done, steps=total)),
+        )
+    out.print(f"weights of {name}: {path}", soft_wrap=True)
+
+
+@app.command()
+def config() -> None:
+    """Show each setting, its value, and where it came from."""
+    settings = Settings.load()
+    table = Table("setting", "variable", "value", "from", "meaning")
+    for name, field in Settings.model_fields.items():
+        origin = "environment" if name in settings.model_fields_set else "default"
+        table.add_row(name, f"CATDOG_{name.upper()}", str(getattr(settings, name)), origin, field.description)
+    out.print(table)
+
+
+@app.command()
+def demo(
+    photographs: Annotated[
+        Path | None, typer.Option("--data", help="A folder of photographs named like cat.12.jpg; by default a public set is downloaded."),
+    ] = None,
+) -> None:
+    """Show everything once: upload, train by HTTP, publish, and classify photographs that no training saw."""
+    from catdog.demo import show
+
+    show(out, photographs, stopping=_until_signal())

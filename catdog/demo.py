@@ -1,0 +1,191 @@
+"""show: everything once, over HTTP, as a user would do it. `make demo` calls it.
+
+    photographs -> catdog up -> upload -> job -> live progress -> published model -> answers to photographs no training saw
+"""
+
+import json
+import shutil
+import sys
+import tempfile
+import time
+import zipfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import httpx
+from rich.console import Console
+
+from catdog import process, sources
+from catdog.display import Bars
+from catdog.errors import BadDataset, CatdogError, RunFailed, Unavailable
+from catdog.images import FORMATS
+from catdog.progress import Progress
+from catdog.settings import Settings
+
+KEPT_BACK = 10
+"""Photographs the demo asks about at the end."""
+START_SECONDS = 90.0
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp")
+
+
+def show(out: Console, photographs: Path | None, *, stopping: Sequence[int]) -> None:
+    """Run the demo; `stopping` becomes non-empty when the user wants to leave.
+
+    On a terminal the service stays up until then; elsewhere everything is stopped and the function returns.
+
+    Raises:
+        RunFailed: the job did not succeed.
+        Unavailable: the service did not come up.
+    """
+    work = Path(tempfile.mkdtemp(prefix="catdog-demo-"))
+    settings = Settings.load(port=0 if not sys.stdin.isatty() else None)
+    settings.make_folders()
+    try:
+        folder = photographs or _obtain(out, work)
+        kept_back = _kept_back(folder)
+        archive = _pack(folder, work / "photographs.zip", without=kept_back if not (folder / "test").is_dir() else [])
+        up = process.start([sys.executable, "-m", "catdog", "up"], environment=settings.environment(), stdout=None, stderr=_log(settings))
+        try:
+            address = _wait_until_up(settings, up)
+            with httpx.Client(base_url=address, timeout=120.0) as client:
+                _main_job(out, client, archive, kept_back)
+            if sys.stdin.isatty():
+                out.print(f"the service stays up at {address} ({address}/docs); Ctrl-C stops it", soft_wrap=True)
+                while not stopping and up.poll() is None:
+                    time.sleep(0.5)
+        finally:
+            process.stop(up, grace_seconds=60.0)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def _log(settings: Settings) -> Any:
+    logs = settings.root / "logs"
+    logs.mkdir(exist_ok=True)
+    return (logs / "up.log").open("ab")
+
+
+def _main_job(out: Console, client: httpx.Client, archive: Path, kept_back: Sequence[Path]) -> None:
+    dataset = _upload(out, client, archive)
+    job = _ask(client.post("/v1/jobs", json={"dataset": dataset["id"]}))
+    out.print(f"job {job['id']}: {job['config']['model']}, {job['config']['weights']} weights, training {job['config']['trainable']}")
+    with Bars(out) as bars:
+        for job in _following(client, job["id"]):  # noqa: B020 - the same job, later
+            if job["progress"]:
+                bars.show(Progress(**job["progress"]))
+    if job["state"] != "succeeded":
+        error = job["error"] or {"message": f"the job is {job['state']}", "remedy": ""}
+        raise RunFailed(error["message"], remedy=error["remedy"])
+    _wait_until_served(client, job["model"])
+    right = 0
+    for picture in kept_back:
+        answer = _ask(client.post("/v1/predict", files={"file": (picture.name, picture.read_bytes())}))
+        out.print(f"  {picture.name}: [bold]{answer['label']}[/] ({answer['confidence']:.3f})")
+        right += answer["label"] in picture.name.lower()
+    out.print(f"{right} of {len(kept_back)} right, on photographs that no training saw")
+    accuracy, seconds = job["result"]["metrics"]["test"]["accuracy"], _seconds(job)
+    out.print(f"demo: test_accuracy={accuracy:.4f} train_seconds={seconds:.1f} model={job['model']}", soft_wrap=True)
+
+
+def _upload(out: Console, client: httpx.Client, archive: Path) -> dict[str, Any]:
+    size = archive.stat().st_size
+
+    def body(bars: Bars) -> Iterator[bytes]:
+        sent = 0
+        with archive.open("rb") as file:
+            while block := file.read(2**20):
+                sent += len(block)
+                bars.show(Progress("step", phase="upload", step=sent, steps=size))
+                yield block
+
+    with Bars(out) as bars:
+        headers = {"Content-Type": "application/zip", "Content-Length": str(size)}
+        dataset = _ask(client.post("/v1/datasets", content=body(bars), headers=headers))
+        while dataset["state"] == "importing":
+            bars.show(Progress("phase", phase="import"))
+            dataset = _ask(client.get(f"/v1/datasets/{dataset['id']}", params={"wait": 10}))
+    if dataset["state"] != "ready":
+        raise BadDataset(dataset["error"]["message"], offenders=dataset["error"].get("offenders", ()))
+    counts = dataset["counts"]
+    out.print(f"data set {dataset['id']}: " + ", ".join(f"{split} {sum(labels.values())}" for split, labels in counts.items()))
+    return dataset
+
+
+def _following(client: httpx.Client, job_id: str) -> Iterator[dict[str, Any]]:
+    while True:
+        job = _ask(client.get(f"/v1/jobs/{job_id}"))
+        yield job
+        if job["state"] in ("succeeded", "failed", "cancelled"):
+            return
+        time.sleep(0.3)
+
+
+def _wait_until_served(client: httpx.Client, version: int) -> None:
+    """The alias moves with the job's end; the service loads the model within a second or two."""
+    deadline = time.monotonic() + 30
+    while client.get("/health/ready").json().get("models", {}).get("champion") != version:
+        if time.monotonic() > deadline:
+            raise Unavailable(f"Expected model {version} to be served. Received: {client.get('/health/ready').text[:500]}")
+        time.sleep(0.2)
+
+
+def _ask(response: httpx.Response) -> dict[str, Any]:
+    answer: dict[str, Any] = response.json()
+    if response.is_error:
+        raise CatdogError(f"{response.request.method} {response.request.url.path}: {answer['detail']}", remedy=answer.get("remedy"))
+    return answer
+
+
+def _seconds(job: dict[str, Any]) -> float:
+    from datetime import datetime
+
+    return (datetime.fromisoformat(job["finished"]) - datetime.fromisoformat(job["started"])).total_seconds()
+
+
+def _wait_until_up(settings: Settings, up: Any) -> str:
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline and up.poll() is None:
+        try:
+            address = str(json.loads((settings.root / "service.json").read_text())["address"])
+            if httpx.get(f"{address}/health/ready").status_code == 200:
+                return address
+        except (OSError, ValueError, httpx.HTTPError):
+            pass
+        time.sleep(0.1)
+    raise Unavailable("Expected the service to come up. Received: nothing.", remedy=f"Read {settings.root / 'logs'}.")
+
+
+def _obtain(out: Console, work: Path) -> Path:
+    """Photographs to train on: the workshop's public subset, or drawn pictures where there is no network."""
+    try:
+        with Bars(out) as bars:
+            return sources.fetch_workshop(
+                work, progress=lambda done, total: bars.show(Progress("step", phase="download", step=done, steps=total)),
+            )
+    except (OSError, httpx.HTTPError, CatdogError) as error:
+        out.print(f"the public photographs cannot be downloaded here ({type(error).__name__}); drawing pictures instead")
+    with Bars(out) as bars:
+        sources.draw(work / "drawn", progress=lambda done, total: bars.show(Progress("step", phase="draw", step=done, steps=total)))
+    return work / "drawn"
+
+
+def _pictures(folder: Path) -> list[Path]:
+    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
+    if not found:
+        raise BadDataset(f"Expected pictures ({', '.join(FORMATS)}). Received: none in {folder}.")
+    return found
+
+
+def _kept_back(folder: Path) -> list[Path]:
+    """The photographs to ask about: of the test split if there is one, else spread over all; they will not be uploaded."""
+    candidates = _pictures(folder / "test" if (folder / "test").is_dir() else folder)
+    return candidates[:: max(1, len(candidates) // KEPT_BACK)][:KEPT_BACK]
+
+
+def _pack(folder: Path, archive: Path, *, without: Sequence[Path]) -> Path:
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_STORED) as packed:
+        for picture in _pictures(folder):
+            if picture not in without:
+                packed.write(picture, picture.relative_to(folder))
+    return archive

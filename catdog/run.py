@@ -1,0 +1,210 @@
+"""run, Stop: the phases of one run, from its config to a model package.
+
+    preparing   config, device, data set, network          -> nothing on disk: quick to do again
+    features    the frozen backbone, once over each split   -> features/{backbone.onnx, train, val, test}.safetensors
+    training    the loop                                    -> checkpoints/
+    testing     the test split, once, on the best epoch     -> metrics.json
+    packaging   export, parity, card                        -> package/
+
+A phase whose product is on disk is skipped, so that a new attempt goes on where the last one died. The worker, the
+command line and the tests all call `run`; it knows nothing of job record, queue or service.
+"""
+
+import errno
+import json
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from catdog import catalogue, device, export, loaders, loop, losses
+from catdog.config import TrainConfig
+from catdog.datasets import Dataset
+from catdog.device import Device
+from catdog.errors import FAILURES, BadInput, CatdogError, DatasetChanged, NotFound
+from catdog.files import write_atomically
+from catdog.images import Preprocess
+from catdog.loaders import Split
+from catdog.models import Classifier, build
+from catdog.progress import Progress
+from catdog.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """What the phase `preparing` found and made."""
+
+    folder: Path
+    config: TrainConfig
+    device: Device
+    dataset: Dataset
+    preprocess: Preprocess
+    classifier: Classifier
+
+    @property
+    def frozen(self) -> bool:
+        """Whether only the head is trained."""
+        return self.config.trainable == "head"
+
+    @property
+    def network(self) -> nn.Module:
+        """What the loop trains: the head on features, or the whole classifier on pixels."""
+        return self.classifier.head if self.frozen else self.classifier
+
+    def split(self, name: str) -> Split:
+        """A split as what `network` takes."""
+        if self.frozen:
+            return loaders.features(self.folder / "features" / f"{name}.safetensors")
+        return loaders.pixels(self.dataset, name, self.preprocess, threads=self.device.threads)
+
+
+def run(folder: Path, settings: Settings, *, fence: int = 0) -> Iterator[Progress]:
+    """Work through the phases of the run folder, yielding Progress; the last one is `done` with the metrics.
+
+    Closing the generator in the phase `training` leaves a checkpoint.
+
+    Raises:
+        BadConfig, WeightsUnavailable: the config cannot work on this machine.
+        DatasetChanged, NonFiniteLoss, ExportMismatch, CorruptCheckpoint: see errors.py.
+    """
+    yield Progress("phase", phase="preparing")
+    prepared = prepare(folder, settings)
+    yield Progress("phase", phase="preparing", result={"device": prepared.device.to_dict()})
+    if prepared.frozen:
+        yield Progress("phase", phase="features")
+        yield from compute_features(prepared, "train", "val")
+    yield Progress("phase", phase="training")
+    yield from training(prepared, fence=fence)
+    yield Progress("phase", phase="testing")
+    yield from testing(prepared)
+    yield Progress("phase", phase="packaging")
+    digest = packaging(prepared)
+    metrics = json.loads((folder / "metrics.json").read_text())
+    yield Progress("done", phase="packaging", result={"digest": digest, "labels": list(prepared.dataset.labels), "metrics": metrics})
+
+
+def prepare(folder: Path, settings: Settings) -> Prepared:
+    """Read the config, open the data set, choose the device, build the network: everything that can be refused early."""
+    config = TrainConfig.read(folder)
+    try:
+        dataset = Dataset.open(settings.datasets / config.dataset)
+    except NotFound as error:
+        raise DatasetChanged(f"Expected the data set {config.dataset}. Received: none of that id.") from error
+    _check_fingerprint(folder, dataset)
+    chosen = device.choose(config.device)
+    random.seed(config.seed)
+    torch.manual_seed(config.seed)
+    classifier = build(
+        config.model, labels=dataset.labels, weights=config.weights, image_size=config.image_size, weights_folder=settings.weights,
+    )
+    preprocess = Preprocess(config.image_size, **catalogue.preprocess(config.model, config.weights))
+    return Prepared(folder, config, chosen, dataset, preprocess, classifier)
+
+
+def _check_fingerprint(folder: Path, dataset: Dataset) -> None:
+    """The first attempt notes what data set it saw; a later one that sees another must not go on from its products."""
+    path = folder / "dataset.json"
+    if not path.exists():
+        with write_atomically(path) as unfinished:
+            unfinished.write_text(json.dumps({"id": dataset.id, "fingerprint": dataset.fingerprint}))
+    seen = json.loads(path.read_text())["fingerprint"]
+    if seen != dataset.fingerprint:
+        raise DatasetChanged(f"Expected a data set with the fingerprint {seen[:16]}. Received: {dataset.fingerprint[:16]}.")
+
+
+def compute_features(prepared: Prepared, *splits: str) -> Iterator[Progress]:
+    """The phase `features`: export the frozen backbone and run it once over each split."""
+    features = prepared.folder / "features"
+    features.mkdir(exist_ok=True)
+    graph = features / "backbone.onnx"
+    if not graph.exists():
+        export.to_onnx(prepared.classifier, graph, image_size=prepared.config.image_size)
+    for split in splits:
+        path = features / f"{split}.safetensors"
+        if not path.exists():
+            yield from loaders.compute_features(
+                prepared.dataset, split, graph=graph, preprocess=prepared.preprocess, path=path, threads=prepared.device.threads,
+            )
+
+
+def training(prepared: Prepared, *, fence: int) -> Iterator[Progress]:
+    """The phase `training`: the loop; each epoch's line goes to metrics.jsonl too."""
+    progress = loop.train(
+        prepared.network, prepared.split("train"), prepared.split("val"), prepared.config,
+        labels=len(prepared.dataset.labels), device=prepared.device.name, folder=prepared.folder / "checkpoints", fence=fence,
+    )
+    for step in progress:
+        if step.kind == "epoch":
+            with (prepared.folder / "metrics.jsonl").open("a") as history:
+                history.write(step.to_json() + "\n")
+        yield step
+
+
+def testing(prepared: Prepared) -> Iterator[Progress]:
+    """The phase `testing`: load the best epoch, evaluate val again and test for the first and only time."""
+    best = loop.best(prepared.folder / "checkpoints")
+    prepared.network.load_state_dict(best.weights())
+    path = prepared.folder / "metrics.json"
+    if path.exists():
+        return
+    if prepared.frozen:
+        yield from compute_features(prepared, "test")
+    config = prepared.config
+    loss = losses.build(config.loss, labels=len(prepared.dataset.labels))
+    metrics = {}
+    for split in ("val", "test"):
+        tally = loop.evaluate(
+            prepared.network, prepared.split(split), loss=loss, device=prepared.device.name, batch_size=config.batch_size,
+        )
+        metrics[split] = {"images": tally.images, "loss": tally.loss, "accuracy": tally.accuracy}
+    with write_atomically(path) as unfinished:
+        unfinished.write_text(json.dumps({"best_epoch": best.state["best_epoch"], **metrics}, indent=2))
+
+
+def packaging(prepared: Prepared) -> str:
+    """The phase `packaging`: write the model package and return its digest."""
+    folder, config, dataset = prepared.folder, prepared.config, prepared.dataset
+    graph = folder / "model.onnx"
+    if prepared.frozen:
+        export.with_head(folder / "features" / "backbone.onnx", prepared.classifier.head, graph)
+    else:
+        export.to_onnx(prepared.classifier, graph, image_size=config.image_size)
+    metrics: dict[str, Any] = json.loads((folder / "metrics.json").read_text())
+    facts = {
+        "labels": list(dataset.labels), "metrics": {name: metrics[name] for name in ("val", "test")}, "best_epoch": metrics["best_epoch"],
+        "config": config.model_dump(mode="json"), "fingerprint": dataset.fingerprint, "seed": config.seed,
+        "device": prepared.device.to_dict(), "licence": catalogue.licence(config.model, config.weights),
+    }
+    # Alternately from each label, so that a package's golden pictures show every answer.
+    by_label = [[record for record in dataset.split("val") if record.label == label] for label in dataset.labels]
+    golden = [records[turn] for turn in range(export.GOLDEN_PICTURES) for records in by_label if turn < len(records)]
+    digest = export.package(
+        folder / "package", classifier=prepared.classifier, graph=graph, preprocess=prepared.preprocess, facts=facts,
+        golden=[dataset.path(record) for record in golden[: export.GOLDEN_PICTURES]],
+    )
+    graph.unlink()
+    return digest
+
+
+def failure(error: BaseException) -> Progress:
+    """The `failed` Progress that says what an exception of `run` means."""
+    if isinstance(error, BadInput):
+        code = error.code if error.code in ("config", "weights_unavailable") else "config"
+        return Progress("failed", code=code, message=error.message, remedy=error.remedy)
+    if isinstance(error, CatdogError):
+        return Progress("failed", code=error.code, message=error.message, remedy=error.remedy)
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return _failed("out_of_memory", error)
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return _failed("disk_full", error)
+    if isinstance(error, torch.AcceleratorError):
+        return _failed("device_error", error)
+    return _failed("internal", error)
+
+
+def _failed(code: str, error: BaseException) -> Progress:
+    return Progress("failed", code=code, message=f"{type(error).__name__}: {error}"[:2000], remedy=FAILURES[code])

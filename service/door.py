@@ -1,0 +1,190 @@
+"""Door, token_digest: what every request passes before anything reads it. Pure ASGI.
+
+    Host known? -> token right? -> body within its limit? -> the application -> request id and security headers on the way out
+
+Not here: how long a client may take to send (uvicorn has no such limit; beyond loopback put a proxy with time-outs in front).
+"""
+
+import hashlib
+import hmac
+import json
+import logging
+import re
+import time
+import uuid
+from pathlib import Path
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from catdog.errors import BadSettings, CatdogError, Forbidden
+from catdog.settings import LOOPBACK_NAMES, Settings
+from service import problems
+
+log = logging.getLogger("catdog.service")
+
+OPEN_PATHS = ("/health/live",)
+"""What answers without a token: whether the process is alive, and nothing else."""
+MULTIPART_BYTES = 64 * 2**10
+"""What a form may add around its picture."""
+
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_HEADERS = {
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Resource-Policy": "same-origin",
+}
+
+
+class _BodyTooLarge(HTTPException):
+    """An HTTPException, because FastAPI answers 400 to every other error that comes out of reading a body."""
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(413, f"Expected a body of at most {limit} bytes here. Received: more.")
+        self.limit = limit
+
+
+class Door:
+    """The ASGI middleware around the application."""
+
+    def __init__(self, app: ASGIApp, *, settings: Settings, token: bytes | None) -> None:
+        """`token` is the sha256 of the one that clients must show; None: none is needed."""
+        self._app = app
+        self._settings = settings
+        self._token = token
+        names = (*LOOPBACK_NAMES, settings.host, f"[{settings.host}]", *settings.allowed_hosts.split(","))
+        self._hosts = {name.strip().lower() for name in names} - {""}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        visit = _Visit(scope, receive, send, limit=self._limit(scope))
+        try:
+            self._check(visit.headers)
+            self._check_token(scope["path"], visit.headers)
+            visit.check_length()
+            await self._app(scope, visit.receive, visit.send)
+        except ClientDisconnect:
+            log.info("event=client_left request=%s", visit.request_id)
+        except Exception as error:
+            if not isinstance(error, (CatdogError, HTTPException)):
+                log.exception("event=unexpected_error request=%s", visit.request_id)
+            if visit.status is not None:
+                raise  # half an answer is out; only breaking the connection tells the client
+            await problems.of(error).response(scope)(scope, receive, visit.send)
+        visit.log_end()
+
+    def _check(self, headers: Headers) -> None:
+        # A web page may let its own host name point here and so read our answers (DNS rebinding); the name gives it away.
+        hosts = headers.getlist("host")
+        name = re.sub(r":\d*$", "", hosts[0]).lower() if len(hosts) == 1 else ""
+        if name not in self._hosts:
+            received = ", ".join(hosts)[:200] or "none"
+            raise HTTPException(400, f"Expected a Host that this service is known by (CATDOG_ALLOWED_HOSTS). Received: {received}.")
+
+    def _check_token(self, path: str, headers: Headers) -> None:
+        if self._token is None or path in OPEN_PATHS:
+            return
+        kind, _, token = headers.get("authorization", "").partition(" ")
+        # Digests have one length and reveal nothing by how long their comparison takes.
+        if kind.lower() != "bearer" or not hmac.compare_digest(_digest(token.strip()), self._token):
+            received = "none" if not token else "another one"
+            raise Forbidden(f"Expected the service's token. Received: {received}.")
+
+    def _limit(self, scope: Scope) -> int:
+        if scope["path"] == "/v1/predict":
+            return self._settings.max_image_bytes + MULTIPART_BYTES
+        if scope["path"] == "/v1/datasets" and media_type(Headers(scope=scope)) != "application/json":
+            return self._settings.max_archive_bytes
+        return self._settings.max_json_bytes
+
+
+class _Visit:
+    """One request and its answer, on their way through the door."""
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send, *, limit: int) -> None:
+        self.headers = Headers(scope=scope)
+        self.status: int | None = None
+        self._receive, self._send, self._limit = receive, send, limit
+        self._began = time.monotonic()
+        self._received_bytes = 0
+        self._body_left = "transfer-encoding" in self.headers or self.headers.get("content-length", "0") != "0"
+        self._method, self._path = scope["method"], scope["path"]
+        wanted = self.headers.get("x-request-id", "")
+        self.request_id = wanted if _REQUEST_ID.fullmatch(wanted) else uuid.uuid4().hex
+        scope.setdefault("state", {})["request_id"] = self.request_id
+
+    def check_length(self) -> None:
+        """Refuse a body that says itself that it is too long, before any of it is read."""
+        length = self.headers.get("content-length", "0")
+        if length.isdecimal() and int(length) > self._limit:
+            raise _BodyTooLarge(self._limit)
+
+    async def receive(self) -> Message:
+        """Count what comes: a chunked body does not say how long it is."""
+        message = await self._receive()
+        if message["type"] == "http.request":
+            self._body_left = message.get("more_body", False)
+            self._received_bytes += len(message.get("body", b""))
+            if self._received_bytes > self._limit:
+                self._body_left = True
+                raise _BodyTooLarge(self._limit)
+        return message
+
+    async def send(self, message: Message) -> None:
+        """Add our headers to the answer."""
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            headers = MutableHeaders(scope=message)
+            headers["X-Request-ID"] = self.request_id
+            for name, value in _HEADERS.items():
+                headers.setdefault(name, value)
+            if self._path.startswith("/v1/"):
+                headers.setdefault("Cache-Control", "no-store")
+            if self._body_left and message["status"] >= 400:  # noqa: PLR2004 - or the server would go on reading what nobody wants
+                headers["Connection"] = "close"
+        await self._send(message)
+
+    def log_end(self) -> None:
+        """One line for the access log."""
+        level = logging.DEBUG if self._path.startswith("/health/") else logging.INFO
+        milliseconds = 1000 * (time.monotonic() - self._began)
+        path = json.dumps(self._path[:200])  # quoted: a path may hold line breaks
+        log.log(
+            level, "event=request method=%s path=%s status=%s ms=%.1f request=%s",
+            self._method, path, self.status, milliseconds, self.request_id,
+        )
+
+
+def media_type(headers: Headers) -> str:
+    """The content type of a request, in lower case and without parameters; empty if it says none."""
+    return headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+def token_digest(path: Path | None) -> bytes | None:
+    """The sha256 of the token in a file's first line; None if no file is asked for.
+
+    Raises:
+        BadSettings: the file cannot be read, or its first line is empty.
+    """
+    if path is None:
+        return None
+    try:
+        token = path.expanduser().read_text().partition("\n")[0].strip()
+    except (OSError, ValueError) as error:
+        raise BadSettings(f"CATDOG_TOKEN_FILE: expected a readable text file. Received: {path} ({error}).") from error
+    if not token:
+        raise BadSettings(
+            f"CATDOG_TOKEN_FILE: expected a token in the first line. Received: an empty one in {path}.",
+            remedy="Write one into it, such as the output of `openssl rand -hex 32`.",
+        )
+    return _digest(token)
+
+
+def _digest(token: str) -> bytes:
+    return hashlib.sha256(token.encode()).digest()

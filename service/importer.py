@@ -1,0 +1,95 @@
+"""Importer: turns accepted uploads into data sets, one at a time, in a niced child that may die without harm.
+
+The child is `python -m catdog data accept FOLDER`. It reads request.json and archive.zip there and leaves dataset.json or refused.json.
+An upload whose child was killed, or whose service was, is taken up again; the third death refuses it.
+"""
+
+import logging
+import subprocess
+import sys
+import threading
+from collections import Counter
+
+from catdog import process
+from catdog.errors import FAILURES
+from catdog.settings import Settings
+from service.shelf import Entry, EntryState, Shelf
+
+log = logging.getLogger("catdog.service.importer")
+
+MAX_DEATHS = 3
+NICENESS = 10
+STOP_SECONDS = 2.0
+IDLE_SECONDS = 5.0
+"""How often to look without being woken: another service may share the folder, and may have died."""
+
+
+class Importer:
+    """A thread that lives as long as the service, because the kernel ends the child with the thread that started it."""
+
+    def __init__(self, settings: Settings, shelf: Shelf, *, command: tuple[str, ...] = (sys.executable, "-m", "catdog", "data", "accept")) -> None:
+        self._settings = settings
+        self._shelf = shelf
+        self._command = command
+        self._deaths: Counter[str] = Counter()
+        self._woken = threading.Event()
+        self._closing = threading.Event()
+        self._lock = threading.Lock()
+        self._child: subprocess.Popen[bytes] | None = None
+        self._thread = threading.Thread(target=self._work, name="importer", daemon=True)
+
+    def start(self) -> None:
+        """Begin with what an earlier service accepted and did not finish."""
+        for dataset_id in self._shelf.sweep():
+            log.warning("event=abandoned_upload_removed dataset=%s", dataset_id)
+        self._thread.start()
+
+    def wake(self) -> None:
+        """Say that there is something to import."""
+        self._woken.set()
+
+    def close(self) -> None:
+        """End the child; its upload stays accepted and waits for the next start."""
+        self._closing.set()
+        self._woken.set()
+        with self._lock:
+            if self._child is not None:
+                process.stop(self._child, grace_seconds=STOP_SECONDS)
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def _work(self) -> None:
+        while not self._closing.is_set():
+            self._woken.clear()
+            try:
+                waiting = self._shelf.importing()
+                for entry in waiting[:1]:
+                    self._import(entry)
+            except OSError as error:
+                log.error("event=import_not_possible error=%r", error)
+                waiting = []
+            if not waiting:
+                self._woken.wait(IDLE_SECONDS)
+
+    def _import(self, entry: Entry) -> None:
+        log.info("event=import_started dataset=%s", entry.id)
+        with (self._settings.root / "import.log").open("ab") as output:
+            with self._lock:
+                if self._closing.is_set():
+                    return
+                self._child = process.start(
+                    [*self._command, str(entry.folder)],
+                    environment=self._settings.environment(), niceness=NICENESS, stdout=output, stderr=output,
+                )
+            status = self._child.wait()
+        with self._lock:
+            self._child = None
+            if self._closing.is_set():
+                return
+        state = self._shelf.entry(entry.id).state
+        log.info("event=import_ended dataset=%s state=%s exit=%d", entry.id, state, status)
+        if state is EntryState.IMPORTING:
+            self._deaths[entry.id] += 1
+            if self._deaths[entry.id] >= MAX_DEATHS:
+                message = f"Expected an import that ends. Received: a process that died {MAX_DEATHS} times, the last time with status {status}."
+                self._shelf.refuse(entry.folder, code="internal", message=message, remedy=FAILURES["internal"])

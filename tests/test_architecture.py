@@ -1,0 +1,111 @@
+"""The house: who may import whom, what stands only once, what names there are."""
+
+import ast
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+SOURCES = sorted(path for room in ("catdog", "service", "worker") for path in (ROOT / room).rglob("*.py"))
+
+SERVICE_MAY = {
+    "jobs", "registry", "database", "broker", "inference", "calibration", "images", "datasets", "sources", "catalogue", "weights",
+    "progress", "config", "settings", "plots", "device", "errors", "process", "files",
+}
+WORKER_MAY = {"jobs", "registry", "database", "broker", "progress", "config", "settings", "device", "errors", "process", "files"}
+TORCH_FREE = (
+    "catdog", "catdog.inference", "catdog.images", "catdog.datasets", "catdog.sources", "catdog.catalogue", "catdog.weights", "catdog.jobs",
+    "catdog.registry", "catdog.broker", "catdog.device", "catdog.cli", "catdog.stack", "service.app", "worker.app",
+)
+
+
+def imports(path: Path) -> Iterator[str]:
+    """Every module that a file imports, anywhere in it."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            module = node.module or ""
+            yield from (f"{module}.{alias.name}" if module in ("catdog", "service", "worker") else module for alias in node.names)
+
+
+def named(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=named)
+def test_who_may_import_whom(path: Path) -> None:
+    room = path.relative_to(ROOT).parts[0]
+    for module in imports(path):
+        top, _, rest = module.partition(".")
+        inner = rest.partition(".")[0]
+        if room == "catdog":
+            assert top not in ("service", "worker", "fastapi", "starlette", "uvicorn", "celery", "kombu"), module
+            if path.stem not in ("database", "jobs", "registry"):
+                assert top != "sqlalchemy", module
+        else:
+            assert top != "torch", module
+            assert top != "sqlalchemy", module
+            assert top != {"service": "worker", "worker": "service"}[room], module
+            if top == "catdog" and inner != "__version__":
+                assert inner in (SERVICE_MAY if room == "service" else WORKER_MAY), module
+
+
+def test_only_these_load_torch() -> None:
+    program = f"import sys, importlib\nfor name in {TORCH_FREE!r}:\n    importlib.import_module(name)\n    assert 'torch' not in sys.modules, name"
+    subprocess.run([sys.executable, "-c", program], check=True, cwd=ROOT)
+
+
+def test_backward_stands_once() -> None:
+    calls = [f"{named(path)}: {line.strip()}" for path in SOURCES for line in path.read_text().splitlines() if ".backward(" in line]
+    assert len(calls) == 1 and calls[0].startswith("catdog/loop.py"), calls
+
+
+def test_the_environment_is_read_in_one_file() -> None:
+    readers = {named(path) for path in SOURCES if re.search(r"environ\b|getenv|BaseSettings", path.read_text())}
+    assert readers == {"catdog/settings.py"}
+
+
+def test_only_the_device_file_branches_on_the_device() -> None:
+    allowed = {"catdog/device.py", "catdog/config.py"}  # the config only lists what may be asked for
+    for path in SOURCES:
+        code = "\n".join(ast.unparse(node) for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, (ast.Compare, ast.Call)))
+        if named(path) not in allowed:
+            assert '"cuda"' not in code and "'cuda'" not in code and "torch.cuda" not in code, named(path)
+
+
+def test_no_file_is_called_after_nothing_or_after_the_standard_library() -> None:
+    for path in SOURCES:
+        assert not re.match(r"(utils?|helpers?|common|misc|manager|base|core)$", path.stem), named(path)
+        if path.stem not in ("__init__", "__main__"):
+            shadows = path.parent.name in ("catdog", "service", "worker") and path.stem in sys.stdlib_module_names
+            assert not shadows, named(path)
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=named)
+def test_a_file_says_what_lives_in_it(path: Path) -> None:
+    if path.name != "__init__.py" or path.read_text().strip():
+        assert ast.get_docstring(ast.parse(path.read_text())), named(path)
+
+
+def test_the_service_lock_is_a_part_of_the_full_one_and_holds_no_torch_and_no_address() -> None:
+    def pins(name: str) -> set[str]:
+        text = (ROOT / "requirements" / name).read_text()
+        assert "://" not in text and "--hash=sha256:" in text
+        return set(re.findall(r"^([a-z0-9][^ \n]*==[^ \n]+)", text, re.MULTILINE))
+
+    service, full = pins("service.txt"), pins("full.txt")
+    assert service < full
+    assert not {pin for pin in service if re.match(r"(torch|torchvision|triton|nvidia|onnx==)", pin)}
+    assert {pin for pin in full if re.match(r"(torch|torchvision)==", pin)}
+
+
+def test_no_pickle_is_ever_loaded() -> None:
+    for path in SOURCES:
+        assert not {"pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"} & {name.partition(".")[0] for name in imports(path)}, named(path)
+        for call in re.findall(r"torch\.load\([^)]*\)", path.read_text()):
+            assert "weights_only=True" in call, f"{named(path)}: {call}"

@@ -1,0 +1,160 @@
+"""images: one written rule for every kind of picture, and a refusal for everything else."""
+
+import io
+import random
+import struct
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from catdog.errors import BadImage, CatdogError, TooLarge, UnsupportedType
+from catdog.images import MAX_PIXELS, Preprocess, decode
+
+
+def encoded(image: Image.Image, format: str = "PNG", **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, format, **options)
+    return buffer.getvalue()
+
+
+def noise(width: int, height: int, seed: int = 0) -> Image.Image:
+    values = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    return Image.fromarray(values)
+
+
+def header_only_png(width: int, height: int) -> bytes:
+    """A PNG that declares a size and holds hardly any data."""
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+    header = struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 10)) + chunk(b"IEND", b"")
+
+
+def test_rgb_comes_through_unchanged() -> None:
+    image = noise(20, 12)
+    assert np.array_equal(np.asarray(decode(encoded(image))), np.asarray(image))
+
+
+@pytest.mark.parametrize(
+    ("mode", "colour", "expected"),
+    [
+        ("L", 100, (100, 100, 100)),
+        ("1", 1, (255, 255, 255)),
+        ("LA", (100, 255), (100, 100, 100)),
+        ("LA", (100, 0), (255, 255, 255)),
+        ("RGBA", (10, 20, 30, 255), (10, 20, 30)),
+        ("RGBA", (10, 20, 30, 0), (255, 255, 255)),
+        ("RGBA", (0, 0, 0, 51), (204, 204, 204)),
+        ("I;16", 257 * 100, (100, 100, 100)),
+        ("I;16", 65535, (255, 255, 255)),
+    ],
+)
+def test_every_mode_becomes_rgb_by_the_written_rule(mode: str, colour: Any, expected: tuple[int, int, int]) -> None:
+    assert decode(encoded(Image.new(mode, (16, 16), colour))).getpixel((3, 3)) == expected
+
+
+def test_cmyk_and_palette_become_rgb() -> None:
+    cmyk = decode(encoded(Image.new("CMYK", (16, 16), (0, 255, 255, 0)), "JPEG", quality=95))
+    red, green, blue = cmyk.getpixel((8, 8))  # type: ignore[misc]
+    assert red > 240 and green < 15 and blue < 15
+    palette = Image.new("RGB", (16, 16), (10, 200, 30)).convert("P", palette=Image.Palette.ADAPTIVE)
+    assert decode(encoded(palette, "GIF")).getpixel((8, 8)) == (10, 200, 30)
+
+
+def test_the_eight_exif_orientations_show_the_same_upright_picture(shared_data: Callable[..., Path]) -> None:
+    folder = shared_data("hostile_images", "exif")
+    upright = [np.asarray(decode((folder / f"Landscape_{n}.jpg").read_bytes()).resize((60, 40)), dtype=float) for n in range(1, 9)]
+    for other in upright[1:]:
+        assert np.abs(other - upright[0]).mean() < 6  # stored after a lossy rotation; a wrong turn differs by 60
+
+
+def test_an_animation_shows_its_first_frame() -> None:
+    frames = [Image.new("RGB", (16, 16), colour) for colour in ("red", "blue")]
+    assert decode(encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])).getpixel((8, 8)) == (255, 0, 0)
+
+
+def test_a_truncated_jpeg_is_refused_wherever_it_was_cut() -> None:
+    whole = encoded(noise(64, 64), "JPEG")
+    for percent in range(5, 100, 5):
+        with pytest.raises((BadImage, UnsupportedType)):
+            decode(whole[: len(whole) * percent // 100])
+
+
+def test_a_wrong_checksum_is_refused_even_though_pixels_could_be_loaded(shared_data: Callable[..., Path]) -> None:
+    with pytest.raises(BadImage):
+        decode(shared_data("hostile_images", "pngsuite", "xcsn0g01.png").read_bytes())
+
+
+@pytest.mark.parametrize("data", [b"", b"not an image", b"<svg xmlns='http://www.w3.org/2000/svg'/>", b"%PDF-1.7"])
+def test_what_is_no_picture_is_an_unsupported_type(data: bytes) -> None:
+    with pytest.raises(UnsupportedType, match=r"Expected a picture.*Received"):
+        decode(data)
+
+
+@pytest.mark.parametrize("format", ["TIFF", "ICO", "PPM"])
+def test_formats_off_the_list_are_refused(format: str) -> None:
+    with pytest.raises(UnsupportedType):
+        decode(encoded(noise(16, 16), format))
+
+
+@pytest.mark.parametrize("size", [(1, 1), (7, 100), (100, 7)])
+def test_a_picture_too_small_to_show_anything_is_refused(size: tuple[int, int]) -> None:
+    with pytest.raises(BadImage, match=f"Received: {size[0]}x{size[1]}"):
+        decode(encoded(noise(*size)))
+
+
+@pytest.mark.parametrize("size", [(50_000, 50_000), (100_000, 8), (8_000, MAX_PIXELS // 8_000 + 1)])
+def test_a_bomb_is_refused_from_its_header(size: tuple[int, int]) -> None:
+    with pytest.raises(TooLarge):
+        decode(header_only_png(*size))
+
+
+def test_hostile_pictures_are_decoded_or_refused_and_nothing_else(shared_data: Callable[..., Path]) -> None:
+    folder = shared_data("hostile_images")
+    refused = set()
+    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+        try:
+            assert decode(path.read_bytes()).mode == "RGB", path.name
+        except CatdogError as error:
+            assert isinstance(error, (BadImage, UnsupportedType, TooLarge)), path.name
+            assert "Received" in error.message
+            refused |= {path.name} if path.parent.name == "pngsuite" else set()
+    made_to_be_broken = {path.name for path in (folder / "pngsuite").glob("x*")}
+    assert len(made_to_be_broken) == 14
+    assert refused == made_to_be_broken | {path.name for path in (folder / "pngsuite").glob("s0[1-7]*")}  # and sides of 1 to 7 pixels
+
+
+@given(data=st.binary(max_size=200), seed=st.integers(0, 1000))
+def test_mutated_bytes_never_raise_anything_else(data: bytes, seed: int) -> None:
+    whole = bytearray(encoded(noise(16, 16, seed % 3), ("PNG", "JPEG", "GIF", "BMP", "WEBP")[seed % 5]))
+    at = random.Random(seed).randrange(len(whole))
+    whole[at : at + len(data)] = data
+    try:
+        decode(bytes(whole))
+    except (BadImage, UnsupportedType, TooLarge):
+        pass
+
+
+def test_preprocess_keeps_the_middle_square() -> None:
+    image = Image.new("RGB", (300, 100), "red")
+    image.paste("blue", (110, 10, 190, 90))
+    pixels = Preprocess(32, crop=0.75).pixels(image)  # the middle 75 x 75 lies wholly in the blue 80 x 80
+    assert pixels.shape == (32, 32, 3) and pixels.dtype == np.uint8
+    assert np.array_equal(pixels, np.broadcast_to(np.array([0, 0, 255], np.uint8), (32, 32, 3)))
+
+
+def test_preprocess_of_the_whole_at_its_own_size_is_the_picture() -> None:
+    image = noise(24, 24)
+    assert np.array_equal(Preprocess(24, crop=1.0).pixels(image), np.asarray(image))
+
+
+def test_preprocess_travels_as_a_dictionary() -> None:
+    preprocess = Preprocess(64, resize="bilinear", crop=0.9)
+    assert Preprocess.from_dict(preprocess.to_dict()) == preprocess

@@ -1,0 +1,429 @@
+"""The job record: one owner at a time, nothing lost, nothing written by a stale fence."""
+
+import multiprocessing
+import tempfile
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from multiprocessing.queues import Queue
+from multiprocessing.synchronize import Barrier
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, rule
+from sqlalchemy import event
+
+from catdog.database import create_engine, migrate
+from catdog.errors import BadInput, Conflict, NotFound
+from catdog.jobs import MAX_LOSSES, Claim, Job, JobState, JobStore, Lease
+from catdog.process import Identity
+from catdog.progress import Progress
+from catdog.registry import Registry
+
+NOON = datetime(2026, 1, 31, 12, tzinfo=UTC)
+LATER = NOON + timedelta(days=36500)  # whatever the back-off, it is over
+OWNER = Identity("host", "boot", "pid:[1]", 41, 1.5)
+OUT_OF_MEMORY = {"code": "out_of_memory", "message": "Expected ... Received: ...", "remedy": "Lower batch_size."}
+
+
+def store_in(folder: Path) -> JobStore:
+    engine = create_engine(f"sqlite:///{folder / 'catdog.sqlite'}")
+    migrate(engine)
+    return JobStore(engine)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> JobStore:
+    return store_in(tmp_path)
+
+
+def claimed(store: JobStore, job_id: str | None = None, *, now: datetime = LATER) -> Claim:
+    claim = store.claim(job_id or store.create({"epochs": 3})[0].id, OWNER, now=now)
+    assert claim is not None
+    return claim
+
+
+def only_lease(store: JobStore) -> Lease:
+    lease, = store.leases()
+    return lease
+
+
+def states(store: JobStore, job_id: str) -> list[tuple[str | None, str, str]]:
+    return [(e.data["from"], e.data["to"], e.data["actor"]) for e in store.events(job_id) if e.kind == "state"]
+
+
+def test_a_created_job_is_queued_and_can_be_read(store: JobStore) -> None:
+    job, new = store.create({"epochs": 3})
+    assert new
+    assert job == store.get(job.id)
+    assert (job.state, job.kind, job.config, job.attempt, job.fence) == (JobState.QUEUED, "train", {"epochs": 3}, 0, 0)
+    assert job.id.startswith("job_")
+    assert job.created == job.updated
+    assert datetime.fromisoformat(job.created).tzinfo is not None
+    assert [job.started, job.finished, job.progress, job.error, job.model] == [None] * 5
+    assert states(store, job.id) == [(None, "queued", "user")]
+
+
+def test_jobs_are_listed_newest_first_in_pages(store: JobStore) -> None:
+    ids = [store.create({"n": n})[0].id for n in range(5)]
+    store.request_cancel(ids[1])
+    newest = store.list(limit=2)
+    assert [job.id for job in newest] == [ids[4], ids[3]]
+    assert [job.id for job in store.list(after=newest[-1].id)] == [ids[2], ids[1], ids[0]]
+    assert [job.id for job in store.list(state=JobState.CANCELLED)] == [ids[1]]
+    assert store.due() == [ids[0], ids[2], ids[3], ids[4]]
+    assert store.waiting() == 4
+
+
+def test_an_unknown_job_is_not_found(store: JobStore) -> None:
+    for ask in (store.get, store.request_cancel):
+        with pytest.raises(NotFound, match="Received: 'job_none'"):
+            ask("job_none")
+    with pytest.raises(NotFound):
+        store.create({}, resumed_from="job_none")
+    assert store.list() == []
+    assert store.claim("job_none", OWNER) is None
+    assert store.events("job_none") == []
+
+
+def test_a_key_makes_one_job_of_one_request(store: JobStore) -> None:
+    first, new = store.create({"a": 1, "b": 2}, idempotency_key="k")
+    again, new_again = store.create({"b": 2, "a": 1}, idempotency_key="k")
+    assert (new, new_again, again) == (True, False, first)
+    for a, kind in ((2, "train"), (1, "examine")):
+        with pytest.raises(BadInput, match=first.id):
+            store.create({"a": a, "b": 2}, kind=kind, idempotency_key="k")
+    assert len(store.list()) == 1
+    assert store.create({"a": 1, "b": 2})[0].id != store.create({"a": 1, "b": 2})[0].id
+
+
+@pytest.mark.parametrize("key", ["", "k" * 256])
+def test_a_key_has_a_length(store: JobStore, key: str) -> None:
+    with pytest.raises(BadInput, match="1 to 255 characters"):
+        store.create({}, idempotency_key=key)
+
+
+def test_twenty_posts_with_one_key_make_one_job(store: JobStore) -> None:
+    start = threading.Barrier(20)
+
+    def post(_: int) -> tuple[Job, bool]:
+        start.wait(30)
+        return store.create({"epochs": 3}, idempotency_key="k")
+
+    with ThreadPoolExecutor(20) as pool:
+        answers = list(pool.map(post, range(20)))
+    assert len({job.id for job, _ in answers}) == 1
+    assert sum(new for _, new in answers) == 1
+
+
+def _claim_at_once(folder: Path, job_id: str, barrier: Barrier, won: "Queue[int | None]") -> None:
+    store = JobStore(create_engine(f"sqlite:///{folder / 'catdog.sqlite'}"))
+    barrier.wait(30)
+
+    def claim(_: int) -> int | None:
+        got = store.claim(job_id, OWNER)
+        return got.fence if got else None
+
+    with ThreadPoolExecutor(10) as pool:
+        for fence in pool.map(claim, range(10)):
+            won.put(fence)
+
+
+def test_of_twenty_claims_in_two_processes_one_wins(store: JobStore, tmp_path: Path) -> None:
+    job, _ = store.create({})
+    context = multiprocessing.get_context("spawn")
+    barrier, won = context.Barrier(2), context.Queue()
+    processes = [context.Process(target=_claim_at_once, args=(tmp_path, job.id, barrier, won)) for _ in range(2)]
+    for process in processes:
+        process.start()
+    fences = [won.get(timeout=60) for _ in range(20)]
+    for process in processes:
+        process.join()
+    assert sorted(fences, key=str) == [1] + [None] * 19
+    assert (store.get(job.id).attempt, len(states(store, job.id))) == (1, 2)
+
+
+def test_a_claim_carries_what_the_worker_needs(store: JobStore) -> None:
+    job, _ = store.create({"epochs": 3}, kind="examine")
+    claim = store.claim(job.id, OWNER, now=LATER)
+    assert claim == Claim(job.id, fence=1, attempt=1, kind="examine", config={"epochs": 3})
+    lease = only_lease(store)
+    assert (lease.job_id, lease.fence, lease.owner) == (job.id, 1, OWNER)
+    running = store.get(job.id)
+    assert running.state is JobState.RUNNING
+    assert running.started is not None
+    assert store.due(now=LATER) == []
+
+
+def test_a_report_renews_the_lease_and_shows_how_far_the_run_is(store: JobStore) -> None:
+    claim = claimed(store)
+    before = only_lease(store)
+    device = {"name": "cpu", "reason": "no GPU"}
+    preparing = Progress("phase", phase="preparing", result={"device": device})
+    assert store.report(claim, events=[preparing]) is False
+    step = Progress("step", phase="features", step=3, train_loss=float("nan"))
+    assert store.report(claim, progress=step, events=[Progress("phase", phase="training")]) is False
+    assert store.report(claim) is False
+    job = store.get(claim.job_id)
+    assert job.phase == "training"
+    assert job.device == device
+    assert job.progress == {"kind": "step", "phase": "features", "step": 3, "train_loss": None}
+    assert only_lease(store).heartbeat == before.heartbeat + 3
+    kept = store.events(claim.job_id)
+    assert [event.kind for event in kept] == ["state", "state", "phase", "phase"]
+    assert kept[2].data == {"kind": "phase", "phase": "preparing", "result": {"device": device}}
+    assert [event.seq for event in store.events(claim.job_id, after=kept[1].seq, limit=1)] == [kept[2].seq]
+
+
+def test_a_step_is_no_event(store: JobStore) -> None:
+    claim = claimed(store)
+    with pytest.raises(ValueError, match="kind step"):
+        store.report(claim, events=[Progress("step", step=1)])
+
+
+def test_a_queued_job_is_cancelled_at_once(store: JobStore) -> None:
+    job, _ = store.create({})
+    cancelled = store.request_cancel(job.id)
+    assert cancelled.state is JobState.CANCELLED
+    assert cancelled.cancel_requested
+    assert cancelled.finished is not None
+    assert store.request_cancel(job.id) == cancelled
+    assert store.claim(job.id, OWNER, now=LATER) is None
+
+
+def test_a_running_job_is_asked_to_stop(store: JobStore) -> None:
+    claim = claimed(store)
+    asked = store.request_cancel(claim.job_id)
+    assert asked.state is JobState.RUNNING
+    assert asked.cancel_requested
+    assert store.report(claim) is True
+    assert store.finish(claim, state=JobState.CANCELLED)
+    assert store.get(claim.job_id).state is JobState.CANCELLED
+    assert store.report(claim) is None
+
+
+def give_back_by_drain(store: JobStore, claim: Claim) -> None:
+    store.release(claim, counted=False)
+
+
+def give_back_by_loss(store: JobStore, _claim: Claim) -> None:
+    store.expire(only_lease(store))
+
+
+@pytest.mark.parametrize("give_back", [give_back_by_drain, give_back_by_loss])
+def test_a_job_whose_cancellation_was_asked_for_is_not_queued_again(store: JobStore, give_back: Callable[[JobStore, Claim], None]) -> None:
+    claim = claimed(store)
+    store.request_cancel(claim.job_id)
+    give_back(store, claim)
+    assert store.get(claim.job_id).state is JobState.CANCELLED
+
+
+def test_a_finished_job_cannot_be_cancelled(store: JobStore) -> None:
+    claim = claimed(store)
+    store.finish(claim, state=JobState.FAILED, error=OUT_OF_MEMORY)
+    with pytest.raises(Conflict, match="which has failed"):
+        store.request_cancel(claim.job_id)
+    assert store.get(claim.job_id).error == OUT_OF_MEMORY
+
+
+@pytest.mark.parametrize("wrong", [
+    {"state": JobState.SUCCEEDED},
+    {"state": JobState.FAILED},
+    {"state": JobState.CANCELLED, "error": OUT_OF_MEMORY},
+    {"state": JobState.FAILED, "error": OUT_OF_MEMORY | {"code": "bad_luck"}},
+    {"state": JobState.FAILED, "error": {"code": "internal"}},
+])
+def test_finish_takes_only_what_it_can_mean(store: JobStore, wrong: dict[str, Any]) -> None:
+    claim = claimed(store)
+    with pytest.raises(ValueError, match=r"Expected .* Received: "):
+        store.finish(claim, **wrong)
+    assert store.get(claim.job_id).state is JobState.RUNNING
+
+
+def test_a_job_without_a_model_succeeds_by_itself_and_training_does_not(store: JobStore) -> None:
+    examine = claimed(store, store.create({}, kind="examine")[0].id)
+    assert store.succeed(examine, result={"peak": 1})
+    assert not store.succeed(examine, result={"peak": 2})
+    assert store.get(examine.job_id).result == {"peak": 1}
+    with pytest.raises(ValueError, match=r"Registry\.publish"):
+        store.succeed(claimed(store), result={})
+
+
+def test_a_drained_attempt_is_not_counted(store: JobStore) -> None:
+    claim = claimed(store)
+    for fence in range(1, 3 * MAX_LOSSES):
+        assert (claim.fence, claim.attempt) == (fence, 1)
+        assert store.release(claim, counted=False, now=NOON)
+        assert store.due(now=NOON) == [claim.job_id]
+        claim = claimed(store, claim.job_id, now=NOON)
+
+
+def test_a_delay_is_kept(store: JobStore) -> None:
+    claim = claimed(store)
+    store.release(claim, counted=False, delay_seconds=60, now=NOON)
+    assert store.due(now=NOON + timedelta(seconds=59)) == []
+    assert store.claim(claim.job_id, OWNER, now=NOON + timedelta(seconds=59)) is None
+    assert store.waiting() == 1
+    assert store.claim(claim.job_id, OWNER, now=NOON + timedelta(seconds=60)) is not None
+
+
+def lose(store: JobStore, claim: Claim, *, by: str) -> JobState:
+    if by == "reaper":
+        state = store.expire(only_lease(store), now=NOON)
+        assert state is not None
+        return state
+    assert store.release(claim, counted=True, reason="signal 11", now=NOON)
+    return store.get(claim.job_id).state
+
+
+@pytest.mark.parametrize("by", ["reaper", "worker"])
+def test_three_lost_attempts_without_progress_end_the_job(store: JobStore, by: str) -> None:
+    claim = claimed(store)
+    assert lose(store, claim, by=by) is JobState.QUEUED
+    claim = claimed(store, claim.job_id, now=NOON)  # the first loss is tried again at once
+    assert lose(store, claim, by=by) is JobState.QUEUED
+    assert store.claim(claim.job_id, OWNER, now=NOON + timedelta(seconds=4.9)) is None
+    claim = claimed(store, claim.job_id, now=NOON + timedelta(seconds=5))
+    assert claim.attempt == 3
+    assert lose(store, claim, by=by) is JobState.FAILED
+    job = store.get(claim.job_id)
+    assert job.error is not None
+    assert job.error["code"] == "worker_lost"
+    assert "3 attempts" in job.error["message"]
+    assert ("signal 11" in job.error["message"]) is (by == "worker")
+    assert states(store, job.id)[-1] == ("running", "failed", by)
+
+
+@pytest.mark.parametrize(("said", "counts"), [
+    (lambda n: Progress("checkpoint", step=100 * n), True),
+    (lambda _: Progress("checkpoint", step=100), False),
+    (lambda n: Progress("phase", phase=("preparing", "examining", "features", "training", "testing")[n]), True),
+    (lambda _: Progress("phase", phase="preparing"), False),
+    (lambda n: Progress("epoch", epoch=n), False),
+])
+def test_only_getting_further_starts_the_count_anew(store: JobStore, said: Callable[[int], Progress], counts: bool) -> None:
+    claim = claimed(store)
+    store.report(claim, events=[said(0)])
+    for attempt in range(1, 5):
+        if lose(store, claim, by="reaper") is JobState.FAILED:
+            break
+        claim = claimed(store, claim.job_id)
+        store.report(claim, events=[said(attempt)])
+    assert store.get(claim.job_id).state is (JobState.RUNNING if counts else JobState.FAILED)
+
+
+def test_a_renewed_lease_is_not_taken_back(store: JobStore) -> None:
+    claim = claimed(store)
+    stale = only_lease(store)
+    store.report(claim)
+    assert store.expire(stale) is None
+    assert store.report(claim) is False
+    assert store.expire(only_lease(store)) is JobState.QUEUED
+    assert store.leases() == []
+
+
+class Rivals(RuleBasedStateMachine):
+    """Workers that come too late, a reaper, a user: whoever acts whenever, a job has one owner and one end."""
+
+    claims = Bundle("claims")
+    leases = Bundle("leases")
+
+    @initialize()
+    def start(self) -> None:
+        self.folder = tempfile.TemporaryDirectory()
+        engine = create_engine(f"sqlite:///{self.folder.name}/catdog.sqlite")
+        event.listen(engine, "connect", lambda raw, _: raw.execute("PRAGMA synchronous = OFF"))  # quick; no power fails here
+        migrate(engine)
+        self.store, self.registry = JobStore(engine), Registry(engine)
+        self.jobs = [self.store.create({"n": n})[0] for n in range(2)]
+        self.fence = {job.id: 0 for job in self.jobs}
+        self.ends: dict[str, Job] = {}
+
+    def teardown(self) -> None:
+        if hasattr(self, "folder"):
+            self.folder.cleanup()
+
+    def owns(self, claim: Claim) -> bool:
+        job = self.store.get(claim.job_id)
+        return job.state is JobState.RUNNING and job.fence == claim.fence
+
+    def acts(self, claim: Claim, act: Callable[[], bool]) -> None:
+        """Act with a claim: it succeeds exactly if the claim is the live one, and a stale one writes nothing."""
+        owner, before, events = self.owns(claim), self.store.get(claim.job_id), self.store.events(claim.job_id)
+        assert act() is owner
+        if not owner:
+            assert (self.store.get(claim.job_id), self.store.events(claim.job_id)) == (before, events)
+
+    @rule(target=claims, n=st.integers(0, 1))
+    def claim(self, n: int) -> Any:
+        job = self.store.get(self.jobs[n].id)
+        claim = self.store.claim(job.id, OWNER, now=LATER)
+        assert (claim is not None) is (job.state is JobState.QUEUED)
+        if claim is None:
+            return Claim(job.id, fence=job.fence + 1, attempt=1, kind="train", config={})  # a forger knows nothing better
+        assert claim.fence > self.fence[job.id]
+        self.fence[job.id] = claim.fence
+        return claim
+
+    @rule(claim=claims, kind=st.sampled_from(["epoch", "checkpoint"]), step=st.integers(0, 3))
+    def report(self, claim: Claim, kind: Any, step: int) -> None:
+        self.acts(claim, lambda: self.store.report(claim, events=[Progress(kind, step=step)]) is not None)
+
+    @rule(claim=claims, counted=st.booleans())
+    def release(self, claim: Claim, counted: bool) -> None:
+        self.acts(claim, lambda: self.store.release(claim, counted=counted))
+
+    @rule(claim=claims)
+    def fail(self, claim: Claim) -> None:
+        self.acts(claim, lambda: self.store.finish(claim, state=JobState.FAILED, error=OUT_OF_MEMORY))
+
+    @rule(claim=claims)
+    def publish(self, claim: Claim) -> None:
+        self.acts(claim, lambda: self.registry.publish(
+            claim, digest="ab", labels=["cat", "dog"], metrics={}, alias="champion", promote="auto",
+        ) is not None)
+
+    @rule(n=st.integers(0, 1))
+    def cancel(self, n: int) -> None:
+        before = self.store.get(self.jobs[n].id)
+        if before.state in (JobState.SUCCEEDED, JobState.FAILED):
+            with pytest.raises(Conflict):
+                self.store.request_cancel(before.id)
+        else:
+            after = self.store.request_cancel(before.id)
+            assert after.state is (JobState.RUNNING if before.state is JobState.RUNNING else JobState.CANCELLED)
+
+    @rule(target=leases)
+    def look(self) -> Any:
+        leases = self.store.leases()
+        return leases[0] if leases else Lease(self.jobs[0].id, 0, 0, OWNER)
+
+    @rule(lease=consumes(leases))
+    def expire(self, lease: Lease) -> None:
+        live = lease in self.store.leases()
+        state = self.store.expire(lease)
+        assert (state is not None) is live
+        assert state in (None, self.store.get(lease.job_id).state)
+
+    @invariant()
+    def a_job_has_one_end(self) -> None:
+        for job in map(self.store.get, (job.id for job in self.jobs)):
+            assert job == self.ends.get(job.id, job)
+            assert job.fence == self.fence[job.id]
+            assert (job.state is JobState.SUCCEEDED) is (job.model is not None)
+            if job.state.is_terminal:
+                self.ends[job.id] = job
+            path = states(self.store, job.id)
+            assert [new for _, new, _ in path[:-1]] == [old for old, _, _ in path[1:]]
+            assert path[-1][1] == job.state
+            assert sum(new == "running" for _, new, _ in path) == job.fence
+        published = [model.job_id for model in self.registry.list()]
+        assert len(published) == len(set(published))
+
+
+Rivals.TestCase.settings = settings(max_examples=25, stateful_step_count=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+test_rivals = Rivals.TestCase

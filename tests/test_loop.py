@@ -1,0 +1,160 @@
+"""loop: the golden run, exact resume, the best epoch, and no update from a loss that is not finite."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from catdog import checkpoints, loop, losses
+from catdog.config import TrainConfig
+from catdog.errors import NonFiniteLoss
+from catdog.loaders import Split
+from catdog.metrics import Tally
+from catdog.progress import Progress
+
+GOLDEN = Path(__file__).parent / "golden" / "loss_cpu.txt"
+
+
+class TinyNet(nn.Module):
+    """pixels (N, 8, 8, 3) uint8 -> logits (N, 2), with everything that has state: BatchNorm and dropout."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(0.2))
+        self.head = nn.Linear(4, 2)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        logits: Tensor = self.head(self.layers(pixels.permute(0, 3, 1, 2).float() / 255))
+        return logits
+
+
+def network(seed: int = 0) -> TinyNet:
+    torch.manual_seed(seed)
+    return TinyNet()
+
+
+def split(images: int, seed: int) -> Split:
+    """Pictures whose label is the brighter half: learnable, not at once."""
+    generator = torch.Generator().manual_seed(seed)
+    pixels = torch.randint(0, 200, (images, 8, 8, 3), dtype=torch.uint8, generator=generator)
+    targets = torch.arange(images) % 2
+    pixels[targets == 1, :4] += 55
+    return Split(targets, lambda positions: pixels[positions])
+
+
+def config(**fields: Any) -> TrainConfig:
+    fields = {"epochs": 3, "batch_size": 5, "learning_rate": 0.01, "warmup_steps": 2, **fields}
+    return TrainConfig.parse({"dataset": "ds_" + "0" * 32, "model": "unet", **fields})
+
+
+def train(folder: Path, net: nn.Module | None = None, *, train_split: Split | None = None, fence: int = 0, **fields: Any) -> Iterator[Progress]:
+    return loop.train(
+        net or network(), train_split or split(16, 1), split(6, 2), config(**fields), labels=2, device="cpu", folder=folder, fence=fence,
+    )
+
+
+def test_the_golden_run(tmp_path: Path) -> None:
+    """Two columns, step and training loss of that step's epoch so far. A changed file must be explained in its commit."""
+    lines = [f"{p.step} {p.train_loss:.6f}" for p in train(tmp_path) if p.kind == "step"]
+    expected = [tuple(map(float, line.split())) for line in GOLDEN.read_text().splitlines()]
+    received = [tuple(map(float, line.split())) for line in lines]
+    assert [step for step, _ in received] == [step for step, _ in expected]
+    torch.testing.assert_close(torch.tensor(received), torch.tensor(expected), rtol=1e-4, atol=1e-5)
+
+
+def test_a_seeded_run_repeats_and_another_seed_differs(tmp_path: Path) -> None:
+    runs = [[p for p in train(tmp_path / str(n), seed=seed) if p.kind == "epoch"] for n, seed in enumerate((0, 0, 1))]
+    assert runs[0] == runs[1]
+    assert runs[0] != runs[2]
+
+
+@pytest.mark.parametrize("after_steps", range(1, 12))
+def test_a_run_stopped_at_any_step_ends_with_the_weights_of_an_uninterrupted_one(tmp_path: Path, after_steps: int) -> None:
+    whole = network()
+    for _ in train(tmp_path / "whole", whole):
+        pass
+
+    stopped = train(tmp_path / "resumed", network(), fence=1)
+    for progress in stopped:
+        if progress.kind == "step" and progress.step == after_steps:
+            stopped.close()
+    resumed = network(seed=77)
+    steps = [progress.step for progress in train(tmp_path / "resumed", resumed, fence=2) if progress.kind == "step"]
+
+    assert steps == list(range(after_steps + 1, 10)), "no step twice, none left out"
+    for name, value in whole.state_dict().items():
+        assert torch.equal(value, resumed.state_dict()[name]), name
+
+
+def test_every_image_is_trained_on_once_an_epoch_and_a_last_single_one_joins_its_neighbours() -> None:
+    data = split(16, 1)
+    seen = [positions for positions in data.plan(5, order=list(range(16)))]
+    assert [len(batch) for batch in seen] == [5, 5, 6]
+    assert sorted(sum(seen, [])) == list(range(16))
+    assert [len(target) for _, target in data.batches(5, skip=1)] == [5, 6]
+
+
+def test_epoch_losses_do_not_depend_on_the_batch_size_of_evaluation() -> None:
+    net, data, loss = network().double(), split(13, 3), losses.build("cross_entropy", labels=2)
+    net.layers[0].register_forward_pre_hook(lambda _, inputs: (inputs[0].double(),))
+    tallies = [loop.evaluate(net, data, loss=loss, device="cpu", batch_size=size) for size in (1, 5, 10, 13)]
+    assert all(tally.images == 13 for tally in tallies)
+    assert all(abs(tally.loss - tallies[0].loss) < 1e-9 for tally in tallies)
+    assert net.training
+
+
+def test_evaluation_leaves_gradients_on_and_weights_alone() -> None:
+    net = network()
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    loop.evaluate(net, split(6, 2), loss=losses.build("cross_entropy", labels=2), device="cpu", batch_size=4)
+    assert torch.is_grad_enabled()
+    assert all(torch.equal(value, net.state_dict()[name]) for name, value in before.items())
+
+
+def test_a_loss_that_is_not_finite_stops_before_the_update() -> None:
+    net = network()
+    with torch.no_grad():
+        net.head.bias.fill_(float("nan"))
+    before = {name: value.clone() for name, value in net.named_parameters()}
+    optimizer = torch.optim.AdamW(net.parameters())
+    state = loop.State(step=7)
+    inputs, target = next(split(4, 1).batches(4))
+    with pytest.raises(NonFiniteLoss, match="step 7") as caught:
+        loop.train_step(net, inputs, target, loss=losses.build("cross_entropy", labels=2), optimizer=optimizer, rate=0.1, state=state)
+    assert caught.value.step == 7
+    assert state == loop.State(step=7)
+    assert all(torch.equal(value.nan_to_num(), dict(net.named_parameters())[name].nan_to_num()) for name, value in before.items())
+
+
+def test_the_best_epoch_is_the_first_with_the_lowest_validation_loss_and_is_kept(tmp_path: Path) -> None:
+    epochs = [p for p in train(tmp_path, epochs=8, learning_rate=0.3, schedule="constant") if p.kind == "epoch"]
+    val = [p.val_loss for p in epochs]
+    best = loop.best(tmp_path)
+    assert best.state["best_epoch"] == 1 + val.index(min(v for v in val if v is not None))
+    assert best.state["epoch"] == best.state["best_epoch"], "a run whose best epoch is the last would not show that it is kept"
+    assert best.state["best_epoch"] < 8
+    again = network(seed=5)
+    again.load_state_dict(best.weights())
+    tally = loop.evaluate(again, split(6, 2), loss=losses.build("cross_entropy", labels=2), device="cpu", batch_size=5)
+    assert tally.loss == pytest.approx(best.state["best_val_loss"], abs=1e-9)
+
+
+def test_a_broken_newest_checkpoint_costs_one_epoch_and_not_the_best(tmp_path: Path) -> None:
+    for _ in train(tmp_path):
+        pass
+    newest = checkpoints.latest(tmp_path)
+    assert newest is not None
+    (newest.folder / "weights.safetensors").write_bytes(b"")
+    epochs = [p.epoch for p in train(tmp_path, network(seed=3), fence=1) if p.kind == "epoch"]
+    assert epochs == [3]
+    assert loop.best(tmp_path)
+
+
+def test_a_tally_survives_the_checkpoint() -> None:
+    state = loop.State(epoch=1, batch=2, step=5, tally=Tally(10, 3.5, 7), best_epoch=1, best_step=3, best_val_loss=0.5)
+    from dataclasses import asdict
+
+    assert loop.State.from_dict(asdict(state)) == state
