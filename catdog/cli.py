@@ -23,7 +23,8 @@ from catdog.errors import BadConfig, BadInput, BadSettings, CatdogError, NoModel
 from catdog.settings import Settings
 
 STOPPED = 75
-DEVICE_ERROR = 76
+EXIT_CODES = {"config": 2, "weights_unavailable": 2, "doctor": 3, "device_error": 76}
+"""By failure code; any other failure of a run is 1."""
 PROGRESS_LINES_PER_SECOND = 5
 
 app = typer.Typer(
@@ -60,7 +61,7 @@ def _version(value: bool) -> None:
 
 @app.callback()
 def _options(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and leave.")] = False,
+    _asked: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and leave.")] = False,
 ) -> None:
     for name in Settings.unknown_variables():
         sys.stderr.write(f"warning: {name} is no setting of catdog; `catdog config` lists them\n")
@@ -90,7 +91,7 @@ def _until_signal() -> list[int]:
     """A list that SIGINT and SIGTERM add their number to: empty means go on. A second signal does not interrupt the stopping."""
     received: list[int] = []
 
-    def note(number: int, frame: FrameType | None) -> None:
+    def note(number: int, _frame: FrameType | None) -> None:
         received.append(number)
 
     signal.signal(signal.SIGINT, note)
@@ -182,7 +183,7 @@ def run(
     phase: list[str] = ["preparing"]
     stopping: list[int] = []
 
-    def leave(number: int, frame: FrameType | None) -> None:
+    def leave(number: int, _frame: FrameType | None) -> None:
         stopping.append(number)
         if phase[-1] != "training":
             os._exit(STOPPED)  # every finished phase's product is on disk; there is nothing to save of this one
@@ -207,7 +208,7 @@ def run(
         failed = phases.failure(error)
         lines.write(failed.to_json() + "\n")
         logging.getLogger("catdog.run").exception("event=failed code=%s", failed.code)
-        raise SystemExit({"config": 2, "weights_unavailable": 2, "doctor": 3, "device_error": DEVICE_ERROR}.get(failed.code or "", 1)) from error
+        raise SystemExit(EXIT_CODES.get(failed.code or "", 1)) from error
 
 
 @app.command()
@@ -230,7 +231,8 @@ def predict(
             sys.stderr.write(f"{file}: {error}\n")
             continue
         if as_json:
-            out.print_json(json.dumps({"file": str(file), "label": prediction.label, "probabilities": prediction.probabilities}), indent=None)
+            answer = {"file": str(file), "label": prediction.label, "probabilities": prediction.probabilities}
+            out.print_json(json.dumps(answer), indent=None)
         else:
             out.print(f"{file}: [bold]{prediction.label}[/] {prediction.confidence:.3f}", soft_wrap=True)
     if wrong:

@@ -74,7 +74,7 @@ def random_state() -> "dict[str, Tensor]":
     import torch
 
     state = {"random.cpu": torch.get_rng_state()}
-    if torch.cuda.is_initialized():
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         state["random.cuda"] = torch.cuda.get_rng_state()
     return state
 
@@ -84,5 +84,5 @@ def restore_random_state(state: "dict[str, Tensor]") -> None:
     import torch
 
     torch.set_rng_state(state["random.cpu"])
-    if "random.cuda" in state and torch.cuda.is_initialized():
+    if "random.cuda" in state and torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         torch.cuda.set_rng_state(state["random.cuda"])

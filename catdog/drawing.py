@@ -53,7 +53,9 @@ class Pen:
         if outline is not None:
             self._draw.line([*placed, *placed[:2]], fill=outline, width=self._width(0.025), joint="curve")
 
-    def disc(self, x: float, y: float, radius: float, fill: Colour, *, tall: float = 1.0, depth: float = 0.0, outline: Colour | None = None) -> None:
+    def disc(
+        self, x: float, y: float, radius: float, fill: Colour, *, tall: float = 1.0, depth: float = 0.0, outline: Colour | None = None,
+    ) -> None:
         """An ellipse `tall` times as high as wide."""
         turns = np.linspace(0, 2 * math.pi, 28, endpoint=False)
         points = np.stack((x + radius * np.cos(turns), y + radius * tall * np.sin(turns)), axis=1)
@@ -65,6 +67,12 @@ class Pen:
     def line(self, points: Points, fill: Colour, *, width: float = 0.03, depth: float = 0.0) -> None:
         """A line through `points`, `width` in face units."""
         self._draw.line(self._placed(np.asarray(points, np.float64), depth), fill=fill, width=self._width(width), joint="curve")
+
+    def strokes(self, ends: Points, fill: Colour, *, width: float) -> None:
+        """Many short lines: from the first point to the second, from the third to the fourth, …"""
+        placed = self._placed(np.asarray(ends, np.float64), 0.0)
+        for start, end in zip(placed[::2], placed[1::2], strict=True):
+            self._draw.line((start, end), fill=fill, width=self._width(width))
 
     def _width(self, units: float) -> int:
         return max(1, round(self._unit * units))
@@ -87,9 +95,11 @@ def draw_picture(label: str, rng: Random, size: int) -> Image.Image:
     """
     if label not in LABELS:
         raise ValueError(f"Expected a label of {', '.join(LABELS)}. Received: {label!r}.")
-    image = backdrop(rng, size * _FINER)
-    if rng.random() < 0.4:
-        image = image.filter(ImageFilter.BoxBlur(size * _FINER * rng.uniform(0.004, 0.02)))
+    # What is out of focus needs no fine pixels.
+    blurred = rng.random() < 0.4
+    image = backdrop(rng, size if blurred else size * _FINER)
+    if blurred:
+        image = image.filter(ImageFilter.BoxBlur(size * rng.uniform(0.004, 0.02))).resize((size * _FINER, size * _FINER))
     pen = Pen(image, rng)
     fur = mixed(rng.choice(FURS), rng.choice(FURS), rng.uniform(0, 0.3))
     _body(pen, rng, fur)
@@ -115,17 +125,20 @@ def _body(pen: Pen, rng: Random, fur: Colour) -> None:
         pen.shape(((-0.4, 0.9), (0.4, 0.9), (0.45, 1.7), (0, 2.4), (-0.45, 1.7)), mixed(fur, _WHITE, 0.6))
     if rng.random() < 0.5:
         collar = rng.choice(_COLLARS)
-        pen.shape(((-0.78, 0.95), (0, 1.28), (0.78, 0.95), (0.82, 1.16), (0, 1.5), (-0.82, 1.16)), collar, outline=mixed(collar, _DARK, 0.4))
+        band = ((-0.78, 0.95), (0, 1.28), (0.78, 0.95), (0.82, 1.16), (0, 1.5), (-0.82, 1.16))
+        pen.shape(band, collar, outline=mixed(collar, _DARK, 0.4))
         pen.disc(0, 1.5, 0.12, (236, 198, 84), outline=(150, 112, 40))
 
 
 def _ticks(pen: Pen, rng: Random, fur: Colour, *, wide: float, high: float) -> None:
     """Single hairs, so that the coat is no flat colour."""
-    for _ in range(70):
-        turn, far = rng.uniform(0, 2 * math.pi), math.sqrt(rng.random()) * 0.9
-        x, y = wide * far * math.cos(turn), high * far * math.sin(turn)
-        hair = mixed(fur, rng.choice((_WHITE, _DARK)), rng.uniform(0.06, 0.2))
-        pen.line(((x, y), (x * 1.08, y * 1.08 + 0.05)), hair, width=0.02)
+    for toward in (_WHITE, _DARK):
+        hairs = []
+        for _ in range(35):
+            turn, far = rng.uniform(0, 2 * math.pi), math.sqrt(rng.random()) * 0.9
+            x, y = wide * far * math.cos(turn), high * far * math.sin(turn)
+            hairs += [(x, y), (x * 1.08, y * 1.08 + 0.05)]
+        pen.strokes(hairs, mixed(fur, toward, rng.uniform(0.1, 0.2)), width=0.02)
 
 
 def _cat(pen: Pen, rng: Random, fur: Colour) -> None:
@@ -134,13 +147,32 @@ def _cat(pen: Pen, rng: Random, fur: Colour) -> None:
     ears = dark if coat == "mask" else fur
     tip, apart = rng.uniform(1.15, 1.5), rng.uniform(0.66, 0.95)
     for side in (-1, 1):
-        pen.shape(((side * 0.98, -0.1), (side * (apart + 0.12), -tip * 0.72), (side * apart, -tip), (side * (apart - 0.26), -tip * 0.84),
-                   (side * 0.12, -0.7)), ears, depth=-0.2, smooth=False, outline=edge)
-        pen.shape(((side * 0.8, -0.45), (side * (apart - 0.02), -tip * 0.86), (side * 0.36, -0.72)), mixed(_PINK, fur, 0.3), depth=-0.2, smooth=False)
+        ear = ((0.98, -0.1), (apart + 0.12, -tip * 0.72), (apart, -tip), (apart - 0.26, -tip * 0.84), (0.12, -0.7))
+        inner = ((0.8, -0.45), (apart - 0.02, -tip * 0.86), (0.36, -0.72))
+        pen.shape([(side * x, y) for x, y in ear], ears, depth=-0.2, smooth=False, outline=edge)
+        pen.shape([(side * x, y) for x, y in inner], mixed(_PINK, fur, 0.3), depth=-0.2, smooth=False)
     fluff = rng.uniform(1.0, 1.18)
     head = [(0.0, -0.82), (0.5, -0.76), (0.9, -0.34), (0.98 * fluff, 0.22), (0.72, 0.62), (0.3, 0.84)]
     pen.shape([*head, (0.0, 0.88), *((-x, y) for x, y in reversed(head[1:]))], fur, outline=edge)
     _ticks(pen, rng, fur, wide=0.9, high=0.78)
+    _cat_coat(pen, rng, fur, coat)
+    _cat_eyes(pen, rng)
+    for side in (-1, 1):
+        pen.disc(side * 0.18, 0.45, 0.24, light, tall=0.78, depth=0.55)
+    pen.shape(((-0.12, 0.22), (0.12, 0.22), (0.0, 0.36)), _PINK, depth=0.7, outline=mixed(_PINK, _DARK, 0.5))
+    pen.line(((-0.28, 0.52), (-0.15, 0.56), (0, 0.46), (0, 0.36), (0, 0.46), (0.15, 0.56), (0.28, 0.52)), edge, width=0.035, depth=0.65)
+    _whiskers(pen, rng, _WHITE if sum(fur) < 480 or coat == "mask" else mixed(fur, _DARK, 0.45))
+
+
+def _whiskers(pen: Pen, rng: Random, colour: Colour) -> None:
+    droop = rng.uniform(-0.1, 0.16)
+    for side in (-1, 1):
+        for y, end in ((0.38, 0.22), (0.45, 0.46), (0.52, 0.7)):
+            pen.line(((side * 0.3, y), (side * 0.8, (y + end) / 2 + 0.02), (side * 1.4, end + droop)), colour, width=0.022, depth=0.5)
+
+
+def _cat_coat(pen: Pen, rng: Random, fur: Colour, coat: str) -> None:
+    dark = mixed(fur, _DARK, 0.35)
     if coat == "tabby":
         for x, length in ((0.0, 0.42), (-0.2, 0.34), (0.2, 0.34)):
             pen.line(((x, -0.8), (x * 0.8, -0.8 + length)), dark, width=0.07, depth=0.2)
@@ -153,16 +185,6 @@ def _cat(pen: Pen, rng: Random, fur: Colour) -> None:
         pen.shape(((0.1, -0.8), (0.55, -0.72), (0.9, -0.3), (0.8, 0.1), (0.3, 0.1)), mixed(rng.choice(FURS), _DARK, 0.1))
     elif coat == "bib":
         pen.shape(((0, -0.5), (0.16, 0.0), (0.5, 0.5), (0.3, 0.8), (0, 0.86), (-0.3, 0.8), (-0.5, 0.5), (-0.16, 0.0)), _WHITE, depth=0.3)
-    _cat_eyes(pen, rng)
-    for side in (-1, 1):
-        pen.disc(side * 0.18, 0.45, 0.24, light, tall=0.78, depth=0.55)
-    pen.shape(((-0.12, 0.22), (0.12, 0.22), (0.0, 0.36)), _PINK, depth=0.7, outline=mixed(_PINK, _DARK, 0.5))
-    pen.line(((-0.28, 0.52), (-0.15, 0.56), (0, 0.46), (0, 0.36), (0, 0.46), (0.15, 0.56), (0.28, 0.52)), edge, width=0.035, depth=0.65)
-    whisker = _WHITE if sum(fur) < 480 or coat == "mask" else mixed(fur, _DARK, 0.45)
-    droop = rng.uniform(-0.1, 0.16)
-    for side in (-1, 1):
-        for y, end in ((0.38, 0.22), (0.45, 0.46), (0.52, 0.7)):
-            pen.line(((side * 0.3, y), (side * 0.8, (y + end) / 2 + 0.02), (side * 1.4, end + droop)), whisker, width=0.022, depth=0.5)
 
 
 def _cat_eyes(pen: Pen, rng: Random) -> None:
@@ -215,8 +237,10 @@ def _dog_ears(pen: Pen, rng: Random, fur: Colour) -> None:
     long, wide = rng.uniform(0.75, 1.5), rng.uniform(0.85, 1.15)
     for side in (-1, 1):
         swing = rng.uniform(-0.08, 0.14)
-        ear = ((0.4, -0.84), (0.82, -0.8), (1.12 * wide + swing / 2, -0.3), (1.18 * wide + swing, 0.25 * long), (1.0 * wide + swing, 0.62 * long),
-               (0.8 + swing, 0.56 * long), (0.72, 0.0), (0.62, -0.45))
+        ear = (
+            (0.4, -0.84), (0.82, -0.8), (1.12 * wide + swing / 2, -0.3), (1.18 * wide + swing, 0.25 * long),
+            (1.0 * wide + swing, 0.62 * long), (0.8 + swing, 0.56 * long), (0.72, 0.0), (0.62, -0.45),
+        )
         pen.shape([(side * x, y) for x, y in ear], colour, depth=-0.1, outline=mixed(colour, _DARK, 0.5))
 
 

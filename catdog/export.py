@@ -150,10 +150,13 @@ def _check_parity(folder: Path) -> None:
 
 def _write_card(path: Path, facts: dict[str, Any]) -> None:
     config, metrics = facts["config"], facts["metrics"]
-    rows = "\n".join(f"| {split} | {values['images']} | {values['accuracy']:.4f} | {values['loss']:.4f} |" for split, values in metrics.items())
+    rows = "\n".join(
+        f"| {split} | {values['images']} | {values['accuracy']:.4f} | {values['loss']:.4f} |" for split, values in metrics.items()
+    )
     path.write_text(
         f"# {config['model']}: {', '.join(facts['labels'])}\n\n"
-        f"Answers photographs with one of {len(facts['labels'])} labels. It knows nothing else: a picture of neither still gets a label.\n\n"
+        f"Answers photographs with one of {len(facts['labels'])} labels. "
+        "It knows nothing else: a picture of neither still gets a label.\n\n"
         f"| split | images | accuracy | loss ({config['loss']}) |\n|---|---|---|---|\n{rows}\n\n"
         f"Trained on data set {config['dataset']} (fingerprint {facts['fingerprint'][:16]}), seed {config['seed']}, "
         f"on {facts['device']['name']} ({facts['device']['reason']}).\n"

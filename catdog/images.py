@@ -12,7 +12,7 @@ from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from catdog.errors import BadImage, TooLarge, UnsupportedType
 
@@ -56,7 +56,7 @@ def decode(data: bytes) -> Image.Image:
 def _open(data: bytes) -> Image.Image:
     try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
-    except Image.UnidentifiedImageError as error:
+    except UnidentifiedImageError as error:
         raise UnsupportedType(f"Expected a picture: {', '.join(FORMATS)}. Received: {len(data)} bytes of something else.") from error
     # Asked for JPEG only, Pillow still answers MPO: phones write it, and its first picture is an ordinary JPEG.
     if image.format not in (*FORMATS, "MPO"):

@@ -98,7 +98,8 @@ class Predictor:
         pixels = np.stack([self.preprocess.pixels(decode(picture.read_bytes())) for picture in pictures])
         received = self.logits(pixels)
         if received.shape != expected.shape or received.shape[1] != len(self.labels):
-            raise CorruptPackage(f"Expected golden logits of shape {expected.shape} for {len(self.labels)} labels. Received: {received.shape}.")
+            shape = (*expected.shape[:1], len(self.labels))
+            raise CorruptPackage(f"Expected golden logits of shape {shape}. Received: {received.shape}.")
         worst = float(np.abs(received - expected).max()) / max(1.0, float(np.abs(expected).max()))
         if not worst <= TOLERANCE:
             raise CorruptPackage(f"Expected the golden logits to {TOLERANCE}. Received: one that is {worst:.2g} off.")

@@ -10,8 +10,9 @@ The loop knows nothing of queues, services or progress bars. It says what happen
 reports, and stops it by closing the generator: the state of the last finished step is then on disk.
 """
 
+import math
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -58,7 +59,7 @@ class State:
 def train(
     network: nn.Module, train_split: Split, val_split: Split, config: TrainConfig,
     *, labels: int, device: str, folder: Path, fence: int = 0,
-) -> Iterator[Progress]:
+) -> Generator[Progress]:
     """Train `network` in place; yield Progress after every step, every epoch and every checkpoint.
 
     Goes on from the newest valid checkpoint under `folder`, if there is one. Everything needed to resume is on disk
@@ -111,8 +112,9 @@ def train(
 
             # 4. evaluate, and keep the best
             val = evaluate(network, val_split, loss=loss, device=device, batch_size=config.batch_size)
-            if not torch.isfinite(torch.tensor(val.loss)):
-                raise NonFiniteLoss(f"Expected a finite validation loss after epoch {state.epoch + 1}. Received: {val.loss}.", step=state.step)
+            if not math.isfinite(val.loss):
+                message = f"Expected a finite validation loss after epoch {state.epoch + 1}. Received: {val.loss}."
+                raise NonFiniteLoss(message, step=state.step)
             trained, state.tally, state.batch, state.epoch = state.tally, Tally(), 0, state.epoch + 1
             if state.best_val_loss is None or val.loss < state.best_val_loss:
                 state.best_val_loss, state.best_epoch, state.best_step = val.loss, state.epoch, state.step
@@ -144,7 +146,7 @@ def train_step(
     mean = image_losses.mean()
     if not torch.isfinite(mean):
         raise NonFiniteLoss(f"Expected a finite loss at step {state.step}. Received: {mean.item()}.", step=state.step)
-    mean.backward()
+    mean.backward()  # type: ignore[no-untyped-call]
     for group in optimizer.param_groups:
         group["lr"] = rate
     optimizer.step()
@@ -160,9 +162,8 @@ def evaluate(network: nn.Module, split: Split, *, loss: Loss, device: str, batch
     network.eval()
     tally = Tally()
     for inputs, target in split.batches(batch_size):
-        inputs, target = inputs.to(device), target.to(device)
-        logits = network(inputs)
-        tally.add(loss(logits, target), logits, target)
+        logits, there = network(inputs.to(device)), target.to(device)
+        tally.add(loss(logits, there), logits, there)
     network.train(training)
     return tally
 

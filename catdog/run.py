@@ -13,7 +13,7 @@ command line and the tests all call `run`; it knows nothing of job record, queue
 import errno
 import json
 import random
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from catdog.config import TrainConfig
 from catdog.datasets import Dataset
 from catdog.device import Device
 from catdog.errors import FAILURES, BadInput, CatdogError, DatasetChanged, NotFound
-from catdog.files import write_atomically
+from catdog.files import sha256_of, write_atomically
 from catdog.images import Preprocess
 from catdog.loaders import Split
 from catdog.models import Classifier, build
@@ -62,7 +62,7 @@ class Prepared:
         return loaders.pixels(self.dataset, name, self.preprocess, threads=self.device.threads)
 
 
-def run(folder: Path, settings: Settings, *, fence: int = 0) -> Iterator[Progress]:
+def run(folder: Path, settings: Settings, *, fence: int = 0) -> Generator[Progress]:
     """Work through the phases of the run folder, yielding Progress; the last one is `done` with the metrics.
 
     Closing the generator in the phase `training` leaves a checkpoint.
@@ -76,7 +76,7 @@ def run(folder: Path, settings: Settings, *, fence: int = 0) -> Iterator[Progres
     yield Progress("phase", phase="preparing", result={"device": prepared.device.to_dict()})
     if prepared.frozen:
         yield Progress("phase", phase="features")
-        yield from compute_features(prepared, "train", "val")
+        yield from compute_features(prepared, "train", "val", phase="features")
     yield Progress("phase", phase="training")
     yield from training(prepared, fence=fence)
     yield Progress("phase", phase="testing")
@@ -116,8 +116,8 @@ def _check_fingerprint(folder: Path, dataset: Dataset) -> None:
         raise DatasetChanged(f"Expected a data set with the fingerprint {seen[:16]}. Received: {dataset.fingerprint[:16]}.")
 
 
-def compute_features(prepared: Prepared, *splits: str) -> Iterator[Progress]:
-    """The phase `features`: export the frozen backbone and run it once over each split."""
+def compute_features(prepared: Prepared, *splits: str, phase: str) -> Iterator[Progress]:
+    """Export the frozen backbone, unless an earlier attempt has, and run it once over each split."""
     features = prepared.folder / "features"
     features.mkdir(exist_ok=True)
     graph = features / "backbone.onnx"
@@ -128,6 +128,7 @@ def compute_features(prepared: Prepared, *splits: str) -> Iterator[Progress]:
         if not path.exists():
             yield from loaders.compute_features(
                 prepared.dataset, split, graph=graph, preprocess=prepared.preprocess, path=path, threads=prepared.device.threads,
+                phase=phase,
             )
 
 
@@ -152,7 +153,7 @@ def testing(prepared: Prepared) -> Iterator[Progress]:
     if path.exists():
         return
     if prepared.frozen:
-        yield from compute_features(prepared, "test")
+        yield from compute_features(prepared, "test", phase="testing")
     config = prepared.config
     loss = losses.build(config.loss, labels=len(prepared.dataset.labels))
     metrics = {}
@@ -168,6 +169,8 @@ def testing(prepared: Prepared) -> Iterator[Progress]:
 def packaging(prepared: Prepared) -> str:
     """The phase `packaging`: write the model package and return its digest."""
     folder, config, dataset = prepared.folder, prepared.config, prepared.dataset
+    if (folder / "package").exists():  # renamed into place last, so it is whole
+        return sha256_of(folder / "package" / "package.json")
     graph = folder / "model.onnx"
     if prepared.frozen:
         export.with_head(folder / "features" / "backbone.onnx", prepared.classifier.head, graph)

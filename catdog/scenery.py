@@ -1,7 +1,6 @@
 """backdrop, Colour, FURS, mixed: the colours of drawn pictures and what is behind the faces. Cats and dogs share all of it."""
 
 import math
-from collections.abc import Callable
 from random import Random
 
 import numpy as np
@@ -31,17 +30,17 @@ def backdrop(rng: Random, size: int) -> Image.Image:
     """A square of wall, wallpaper, meadow, room or blurred lights: (size, size), RGB."""
     first, second = rng.sample(_PAINTS, 2)
     image = _gradient(first, mixed(first, second, rng.uniform(0.3, 1.0)), rng.uniform(0, 2 * math.pi), size)
-    paint: Callable[[ImageDraw.ImageDraw, Random, int, Colour], None] = rng.choice((_wall, _dots, _stripes, _tiles, _meadow, _room, _lights))
-    paint(ImageDraw.Draw(image), rng, size, mixed(second, (255, 255, 255), rng.uniform(0, 0.4)))
+    paint = mixed(second, (255, 255, 255), rng.uniform(0, 0.4))
+    rng.choice((_wall, _dots, _stripes, _tiles, _meadow, _room, _lights))(ImageDraw.Draw(image), rng, size, paint)
     return image
 
 
 def _gradient(start: Colour, end: Colour, angle: float, size: int) -> Image.Image:
-    ramp = np.linspace(-0.5, 0.5, size, dtype=np.float32)
+    ramp = np.linspace(-0.5, 0.5, 32, dtype=np.float32)
     along = ramp[None, :, None] * math.cos(angle) + ramp[:, None, None] * math.sin(angle)
     part = np.clip(along / 1.42 + 0.5, 0, 1)
     pixels = np.asarray(start, np.float32) * (1 - part) + np.asarray(end, np.float32) * part
-    return Image.fromarray(pixels.astype(np.uint8))
+    return Image.fromarray(pixels.astype(np.uint8)).resize((size, size), Image.Resampling.BILINEAR)
 
 
 def _wall(draw: ImageDraw.ImageDraw, rng: Random, size: int, paint: Colour) -> None:

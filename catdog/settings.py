@@ -6,7 +6,7 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from catdog.errors import BadSettings
@@ -56,10 +56,8 @@ class Settings(BaseSettings):
         """
         try:
             return cls(**{key: value for key, value in overrides.items() if value is not None})  # type: ignore[arg-type]
-        except ValueError as error:
-            details = getattr(error, "errors", lambda: [])()
-            lines = [f"{'CATDOG_' + '_'.join(map(str, d['loc'])).upper() if d['loc'] else 'settings'}: {d['msg']}" for d in details]
-            raise BadSettings("; ".join(lines) or str(error)) from error
+        except ValidationError as error:
+            raise BadSettings("; ".join(f"{_variable(detail['loc'])}: {detail['msg']}" for detail in error.errors()) + ".") from error
 
     @property
     def on_loopback(self) -> bool:
@@ -128,3 +126,7 @@ class Settings(BaseSettings):
         """CATDOG_* variables that are no setting: most often a typing mistake."""
         known = {f"CATDOG_{name.upper()}" for name in cls.model_fields}
         return sorted(name for name in os.environ if name.startswith("CATDOG_") and name not in known)
+
+
+def _variable(location: tuple[int | str, ...]) -> str:
+    return f"CATDOG_{'_'.join(map(str, location)).upper()}" if location else "settings"

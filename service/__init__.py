@@ -1,0 +1,1 @@
+"""The service: HTTP in, library words out. Never imports torch."""

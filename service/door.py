@@ -146,7 +146,7 @@ class _Visit:
                 headers.setdefault(name, value)
             if self._path.startswith("/v1/"):
                 headers.setdefault("Cache-Control", "no-store")
-            if self._body_left and message["status"] >= 400:  # noqa: PLR2004 - or the server would go on reading what nobody wants
+            if self._body_left and message["status"] >= 400:
                 headers["Connection"] = "close"
         await self._send(message)
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from collections import Counter
+from collections.abc import Sequence
 
 from catdog import process
 from catdog.errors import FAILURES
@@ -17,17 +18,20 @@ from service.shelf import Entry, EntryState, Shelf
 
 log = logging.getLogger("catdog.service.importer")
 
+COMMAND = (sys.executable, "-m", "catdog", "data", "accept")
 MAX_DEATHS = 3
 NICENESS = 10
 STOP_SECONDS = 2.0
 IDLE_SECONDS = 5.0
 """How often to look without being woken: another service may share the folder, and may have died."""
+_NOT_FOR_THE_CHILD = ("CATDOG_DATABASE_URL", "CATDOG_REDIS_URL", "CATDOG_TOKEN_FILE", "CATDOG_HOST")
+"""It reads strangers' files, so it is told no secret; and without a token file it could not even read the setting of a host."""
 
 
 class Importer:
     """A thread that lives as long as the service, because the kernel ends the child with the thread that started it."""
 
-    def __init__(self, settings: Settings, shelf: Shelf, *, command: tuple[str, ...] = (sys.executable, "-m", "catdog", "data", "accept")) -> None:
+    def __init__(self, settings: Settings, shelf: Shelf, *, command: Sequence[str] = COMMAND) -> None:
         self._settings = settings
         self._shelf = shelf
         self._command = command
@@ -73,15 +77,14 @@ class Importer:
 
     def _import(self, entry: Entry) -> None:
         log.info("event=import_started dataset=%s", entry.id)
-        with (self._settings.root / "import.log").open("ab") as output:
-            with self._lock:
-                if self._closing.is_set():
-                    return
-                self._child = process.start(
-                    [*self._command, str(entry.folder)],
-                    environment=self._settings.environment(), niceness=NICENESS, stdout=output, stderr=output,
-                )
-            status = self._child.wait()
+        environment = {name: value for name, value in self._settings.environment().items() if name not in _NOT_FOR_THE_CHILD}
+        with (self._settings.root / "import.log").open("ab") as output, self._lock:
+            if self._closing.is_set():
+                return
+            child = self._child = process.start(
+                [*self._command, str(entry.folder)], environment=environment, niceness=NICENESS, stdout=output, stderr=output,
+            )
+        status = child.wait()
         with self._lock:
             self._child = None
             if self._closing.is_set():
@@ -91,5 +94,5 @@ class Importer:
         if state is EntryState.IMPORTING:
             self._deaths[entry.id] += 1
             if self._deaths[entry.id] >= MAX_DEATHS:
-                message = f"Expected an import that ends. Received: a process that died {MAX_DEATHS} times, the last time with status {status}."
+                message = f"Expected an import that ends. Received: a process that died {MAX_DEATHS} times, at last with status {status}."
                 self._shelf.refuse(entry.folder, code="internal", message=message, remedy=FAILURES["internal"])

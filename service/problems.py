@@ -1,4 +1,4 @@
-"""Problem, of, STATUS, SCHEMA, meanings: the one table from what went wrong to the answer that says so (RFC 9457, application/problem+json).
+"""Problem, of, STATUS, SCHEMA, meanings: the one table from what went wrong to the answer that says so (RFC 9457).
 
 Every route answers in this one shape: catdog's errors, wrong requests, unknown routes and our own bugs alike. What is a bug of ours says
 nothing but its request id; the rest is in the log.
@@ -7,14 +7,15 @@ nothing but its request id; the rest is in the log.
 import errno
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from http import HTTPStatus
 from typing import Any
 
-from fastapi import Request
+from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
+from starlette.routing import compile_path
 from starlette.types import Scope
 
 from catdog import errors
@@ -104,7 +105,20 @@ class Problem:
 
 async def answer(request: Request, error: Exception) -> JSONResponse:
     """The exception handler of the application."""
-    return of(error).response(request.scope)
+    problem = of(error)
+    if problem.status == HTTPStatus.METHOD_NOT_ALLOWED:
+        # Starlette names only the methods of the first route of this path.
+        allowed = ", ".join(_methods(request.app, request.url.path)) or problem.headers.get("Allow", "")
+        detail = f"Expected one of the methods {allowed}. Received: {request.method}."
+        problem = replace(problem, detail=detail, headers={"Allow": allowed})
+    elif isinstance(error, HTTPException) and problem.status == HTTPStatus.NOT_FOUND:
+        problem = replace(problem, detail=f"Expected an address of this service. Received: {request.url.path}.")
+    return problem.response(request.scope)
+
+
+def _methods(app: FastAPI, path: str) -> list[str]:
+    matching = (methods for template, methods in app.openapi()["paths"].items() if compile_path(template)[0].match(path))
+    return sorted({method.upper() for methods in matching for method in methods})
 
 
 HANDLERS: dict[int | type[Exception], Any] = {CatdogError: answer, RequestValidationError: answer, HTTPException: answer}
@@ -152,7 +166,7 @@ def _of_catdog(error: CatdogError) -> Problem:
 def _wrong_part(part: Mapping[str, Any]) -> dict[str, str]:
     place, *rest = part["loc"]
     if part["type"] == "json_invalid":
-        return {"pointer": "", "detail": f"Expected JSON. Received: {part['ctx']['error']} at character {rest[0]}."}
+        return {"pointer": "", "detail": f"Expected JSON. Received: {part['ctx']['error']}."}
     steps = rest if place == "body" else [place, *rest]
     pointer = "".join("/" + str(step).replace("~", "~0").replace("/", "~1") for step in steps)
     received = "nothing" if part["type"] == "missing" else repr(part.get("input"))[:200]
@@ -167,7 +181,7 @@ def title(code: str) -> str:
 def meanings() -> dict[str, dict[str, Any]]:
     """Every code that a problem, or the error of a job, may have: what it means, its HTTP status (None: only in jobs), what to do."""
     table: dict[str, dict[str, Any]] = {code: _meaning(code, None, "The failure of a job.", remedy) for code, remedy in FAILURES.items()}
-    for kind in (CatdogError, *_children(CatdogError)):
+    for kind in _children(CatdogError):
         status = next(STATUS[parent] for parent in kind.__mro__ if parent in STATUS)
         if "code" in vars(kind) and not issubclass(kind, errors.BadSettings):
             table[kind.code] = _meaning(kind.code, status, re.sub(r"\s+", " ", kind.__doc__ or ""), kind.default_remedy)

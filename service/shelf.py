@@ -18,8 +18,9 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from catdog.config import DATASET_ID
 from catdog.datasets import Dataset
+
+from catdog.config import DATASET_ID
 from catdog.errors import NotFound
 from catdog.files import sync_folder, write_atomically
 
@@ -53,7 +54,7 @@ class Entry:
         if self.state is EntryState.READY:
             return head | Dataset.open(self.folder).summary() | head
         if self.state is EntryState.REFUSED:
-            return head | {"error": json.loads((self.folder / "refused.json").read_text())}
+            head["error"] = json.loads((self.folder / "refused.json").read_text())
         return head
 
     def outline(self) -> dict[str, Any]:

@@ -1,10 +1,12 @@
-"""Fixtures that every test may use: the shared photographs, a clean environment."""
+"""Fixtures that every test may use: the shared photographs, a clean environment, one living stack."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
+from tests.living import LiveStack
 
 ROOT = Path(__file__).parent.parent
 CI = os.environ.get("CI") == "true"
@@ -36,3 +38,10 @@ def shared_data() -> Callable[..., Path]:
         return found
 
     return path
+
+
+@pytest.fixture(scope="session")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveStack]:
+    """One living stack for every test that needs no other: real redis-server, worker and service."""
+    with LiveStack(tmp_path_factory.mktemp("stack"), lease_seconds=6, heartbeat_seconds=1, sweep_seconds=1) as living:
+        yield living

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, rule
 from sqlalchemy import event
@@ -326,6 +326,23 @@ def test_a_renewed_lease_is_not_taken_back(store: JobStore) -> None:
     assert store.leases() == []
 
 
+@pytest.mark.parametrize("write", [
+    lambda store, claim: store.report(claim, progress=Progress("step", step=9), events=[Progress("checkpoint", step=9)]) is not None,
+    lambda store, claim: store.finish(claim, state=JobState.CANCELLED),
+    lambda store, claim: store.finish(claim, state=JobState.FAILED, error=OUT_OF_MEMORY),
+    lambda store, claim: store.succeed(claim, result={}),
+    lambda store, claim: store.release(claim, counted=True),
+])
+def test_a_stale_fence_writes_nothing(store: JobStore, write: Callable[[JobStore, Claim], bool]) -> None:
+    stale = claimed(store, store.create({}, kind="examine")[0].id)
+    store.expire(only_lease(store))
+    live = claimed(store, stale.job_id)
+    before = store.get(stale.job_id), store.events(stale.job_id), store.leases()
+    assert not write(store, stale)
+    assert (store.get(stale.job_id), store.events(stale.job_id), store.leases()) == before
+    assert write(store, live)
+
+
 class Rivals(RuleBasedStateMachine):
     """Workers that come too late, a reaper, a user: whoever acts whenever, a job has one owner and one end."""
 
@@ -339,9 +356,14 @@ class Rivals(RuleBasedStateMachine):
         event.listen(engine, "connect", lambda raw, _: raw.execute("PRAGMA synchronous = OFF"))  # quick; no power fails here
         migrate(engine)
         self.store, self.registry = JobStore(engine), Registry(engine)
-        self.jobs = [self.store.create({"n": n})[0] for n in range(2)]
-        self.fence = {job.id: 0 for job in self.jobs}
+        self.fence: dict[str, int] = {}
         self.ends: dict[str, Job] = {}
+        self.create()
+
+    def create(self) -> None:
+        """The job that the rivals fight over next; claims of the ones before stay in their hands."""
+        self.job_id = self.store.create({})[0].id
+        self.fence[self.job_id] = 0
 
     def teardown(self) -> None:
         if hasattr(self, "folder"):
@@ -358,13 +380,18 @@ class Rivals(RuleBasedStateMachine):
         if not owner:
             assert (self.store.get(claim.job_id), self.store.events(claim.job_id)) == (before, events)
 
-    @rule(target=claims, n=st.integers(0, 1))
-    def claim(self, n: int) -> Any:
-        job = self.store.get(self.jobs[n].id)
+    @rule(target=claims, hand_over=st.booleans())
+    def claim(self, hand_over: bool) -> Any:
+        job = self.store.get(self.job_id)
+        if hand_over and job.state is JobState.RUNNING:
+            self.store.expire(self.store.leases()[0])
+            job = self.store.get(self.job_id)
         claim = self.store.claim(job.id, OWNER, now=LATER)
         assert (claim is not None) is (job.state is JobState.QUEUED)
+        if job.state.is_terminal:
+            self.create()
         if claim is None:
-            return Claim(job.id, fence=job.fence + 1, attempt=1, kind="train", config={})  # a forger knows nothing better
+            return Claim(job.id, fence=job.fence + 1, attempt=1, kind="train", config={})  # a claim that was never given
         assert claim.fence > self.fence[job.id]
         self.fence[job.id] = claim.fence
         return claim
@@ -387,9 +414,9 @@ class Rivals(RuleBasedStateMachine):
             claim, digest="ab", labels=["cat", "dog"], metrics={}, alias="champion", promote="auto",
         ) is not None)
 
-    @rule(n=st.integers(0, 1))
-    def cancel(self, n: int) -> None:
-        before = self.store.get(self.jobs[n].id)
+    @rule()
+    def cancel(self) -> None:
+        before = self.store.get(self.job_id)
         if before.state in (JobState.SUCCEEDED, JobState.FAILED):
             with pytest.raises(Conflict):
                 self.store.request_cancel(before.id)
@@ -400,7 +427,7 @@ class Rivals(RuleBasedStateMachine):
     @rule(target=leases)
     def look(self) -> Any:
         leases = self.store.leases()
-        return leases[0] if leases else Lease(self.jobs[0].id, 0, 0, OWNER)
+        return leases[0] if leases else Lease(self.job_id, 0, 0, OWNER)
 
     @rule(lease=consumes(leases))
     def expire(self, lease: Lease) -> None:
@@ -411,7 +438,7 @@ class Rivals(RuleBasedStateMachine):
 
     @invariant()
     def a_job_has_one_end(self) -> None:
-        for job in map(self.store.get, (job.id for job in self.jobs)):
+        for job in map(self.store.get, self.fence):
             assert job == self.ends.get(job.id, job)
             assert job.fence == self.fence[job.id]
             assert (job.state is JobState.SUCCEEDED) is (job.model is not None)
@@ -425,5 +452,8 @@ class Rivals(RuleBasedStateMachine):
         assert len(published) == len(set(published))
 
 
-Rivals.TestCase.settings = settings(max_examples=25, stateful_step_count=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+Rivals.TestCase.settings = settings(
+    max_examples=25, stateful_step_count=40, deadline=None, suppress_health_check=[HealthCheck.too_slow],
+    phases=[Phase.reuse, Phase.generate],  # shrinking takes minutes, and 40 steps can be read
+)
 test_rivals = Rivals.TestCase

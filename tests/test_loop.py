@@ -1,6 +1,7 @@
 """loop: the golden run, exact resume, the best epoch, and no update from a loss that is not finite."""
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,9 @@ class TinyNet(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.layers = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(0.2))
+        self.layers = nn.Sequential(
+            nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(0.2),
+        )
         self.head = nn.Linear(4, 2)
 
     def forward(self, pixels: Tensor) -> Tensor:
@@ -50,9 +53,9 @@ def config(**fields: Any) -> TrainConfig:
     return TrainConfig.parse({"dataset": "ds_" + "0" * 32, "model": "unet", **fields})
 
 
-def train(folder: Path, net: nn.Module | None = None, *, train_split: Split | None = None, fence: int = 0, **fields: Any) -> Iterator[Progress]:
+def train(folder: Path, net: nn.Module | None = None, *, fence: int = 0, **fields: Any) -> Generator[Progress]:
     return loop.train(
-        net or network(), train_split or split(16, 1), split(6, 2), config(**fields), labels=2, device="cpu", folder=folder, fence=fence,
+        net or network(), split(16, 1), split(6, 2), config(**fields), labels=2, device="cpu", folder=folder, fence=fence,
     )
 
 
@@ -91,9 +94,9 @@ def test_a_run_stopped_at_any_step_ends_with_the_weights_of_an_uninterrupted_one
 
 def test_every_image_is_trained_on_once_an_epoch_and_a_last_single_one_joins_its_neighbours() -> None:
     data = split(16, 1)
-    seen = [positions for positions in data.plan(5, order=list(range(16)))]
+    seen = data.plan(5, order=list(range(16)))
     assert [len(batch) for batch in seen] == [5, 5, 6]
-    assert sorted(sum(seen, [])) == list(range(16))
+    assert sorted(itertools.chain(*seen)) == list(range(16))
     assert [len(target) for _, target in data.batches(5, skip=1)] == [5, 6]
 
 

@@ -13,7 +13,9 @@ def test_a_line_says_what_applies_and_comes_back_the_same() -> None:
     assert Progress.from_json(progress.to_json()) == progress
 
 
-@pytest.mark.parametrize("line", ["", "[]", "42", '{"kind": "song"}', '{"epoch": 1}', '{"kind": "step", "tune": 1}', '{"kind": ["step"]}', "\xff"])
+@pytest.mark.parametrize(
+    "line", ["", "[]", "42", '{"kind": "song"}', '{"epoch": 1}', '{"kind": "step", "tune": 1}', '{"kind": ["step"]}', "\xff"],
+)
 def test_anything_else_is_refused(line: str) -> None:
     with pytest.raises(ValueError):
         Progress.from_json(line)

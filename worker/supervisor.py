@@ -7,6 +7,7 @@ is the only one that writes a running job's record, always with the fence of its
 fence is not the current one, it kills its run and publishes nothing.
 """
 
+import contextlib
 import logging
 import os
 import select
@@ -36,6 +37,8 @@ POLL_SECONDS = 1.0
 """How often a quiet run is looked at: for the drain, the grace, the time limit."""
 SELF_FENCE = 2 / 3
 """Share of the lease after which a supervisor that cannot renew kills its own run, before anybody else may start it."""
+EXIT_SECONDS = 5.0
+"""How long a run may take from closing its pipe to its end: an interpreter with torch needs about one."""
 DEVICE_ERROR = 76
 """Exit status of a run whose GPU gave up: worth a fresh process."""
 
@@ -75,6 +78,12 @@ class Run:
             self.failed = event if event.kind == "failed" else self.failed
         return events
 
+    def wait(self) -> None:
+        """Let a run that has closed its pipe leave by itself, so that its exit status is its own."""
+        if self.ended:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.child.wait(EXIT_SECONDS)
+
     def stop(self, reason: Reason, *, grace_seconds: float) -> None:
         """Ask it to leave, once; with no grace, do not ask."""
         if self.stopping is None:
@@ -105,6 +114,7 @@ class Supervisor:
         run = self._start(claim, folder)
         try:
             self._follow(claim, run)
+            run.wait()
         finally:
             status = process.stop(run.child, grace_seconds=0)
             os.close(run.pipe)
@@ -169,9 +179,9 @@ class Supervisor:
         log.info("event=concluded job_id=%s fence=%d status=%d stopping=%s", claim.job_id, claim.fence, status, run.stopping)
 
     def _fail(self, claim: Claim, code: str, message: str, remedy: str | None = None) -> None:
-        self._jobs.finish(
-            claim, state=JobState.FAILED, error={"code": code, "message": message, "remedy": remedy or FAILURES.get(code, "")},
-        )
+        known = code if code in FAILURES else "internal"
+        error = {"code": known, "message": message, "remedy": remedy or FAILURES[known]}
+        self._jobs.finish(claim, state=JobState.FAILED, error=error)
 
     def _publish(self, claim: Claim, done: Progress, folder: Path) -> None:
         """Move the package among the models, then one transaction: job succeeded, model row, alias."""

@@ -1,0 +1,103 @@
+"""download: a public file from the network to a path, going on where an earlier try stopped."""
+
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from catdog.errors import TooLarge, Unavailable
+from catdog.files import sha256_of, write_atomically
+
+if TYPE_CHECKING:
+    import httpx
+
+CONNECT_SECONDS = 5.0
+READ_SECONDS = 20.0
+"""The longest silence of the server."""
+BLOCK_BYTES = 2**16
+
+
+def download(
+    url: str, path: Path, *, sha256: str | None = None, limit: int | None = None, progress: Callable[[int, int], None] | None = None,
+) -> Path:
+    """Fetch `url` to `path`, which appears when it is whole; what there is so far lies in `<path>.part`.
+
+    A part is continued where the server confirms that the file is still the same, else begun anew. A `path` that is there with the
+    right `sha256` (hex) is not fetched again. `progress` is told (bytes so far, bytes in all; 0 if the server does not say).
+
+    Raises:
+        Unavailable: no network, a refusal, a connection cut (call again to go on), or not the expected file.
+        TooLarge: more than `limit` bytes.
+    """
+    import httpx  # takes a while, and most who import this file never download
+
+    if path.exists() and (sha256 is None or sha256_of(path) == sha256):
+        return path
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part, tag = path.with_name(path.name + ".part"), path.with_name(path.name + ".etag")
+    headers = {"Accept-Encoding": "identity"}  # a byte range of something compressed on the way means nothing
+    if part.exists() and tag.exists():
+        headers |= {"Range": f"bytes={part.stat().st_size}-", "If-Range": tag.read_text()}
+    timeout = httpx.Timeout(READ_SECONDS, connect=CONNECT_SECONDS)
+    try:
+        with httpx.stream("GET", url, headers=headers, follow_redirects=True, timeout=timeout) as response:
+            begin, total = _begin(response, part)
+            if begin == 0:
+                part.unlink(missing_ok=True)
+                _remember(tag, response.headers.get("ETag", ""))
+            _append(part, response.iter_raw(BLOCK_BYTES), total=total, limit=limit, progress=progress)
+    except httpx.HTTPError as error:
+        remedy = "Look at the network and try again."
+        raise Unavailable(f"Expected {url}. Received: {type(error).__name__}: {error}.", remedy=remedy) from error
+    return _finish(part, tag, path, url=url, total=total, sha256=sha256)
+
+
+def _begin(response: "httpx.Response", part: Path) -> tuple[int, int]:
+    """At which byte the body begins, and how many the file has (0: unknown)."""
+    if response.status_code == 206:
+        found = re.fullmatch(r"bytes (\d+)-\d+/(\d+)", response.headers.get("Content-Range", ""))
+        if found and int(found[1]) == part.stat().st_size:
+            return int(found[1]), int(found[2])
+    if response.status_code == 416:
+        # The part is no beginning of what is there now; a next call starts anew.
+        part.unlink()
+    if response.status_code != 200:
+        raise Unavailable(f"Expected {response.url} with status 200. Received: {response.status_code}.", remedy="Try again later.")
+    return 0, int(response.headers.get("Content-Length", 0))
+
+
+def _remember(tag: Path, etag: str) -> None:
+    """Keep a strong ETag for If-Range; a weak one promises no equal bytes."""
+    if etag.startswith('"'):
+        with write_atomically(tag) as unfinished:
+            unfinished.write_text(etag)
+    else:
+        tag.unlink(missing_ok=True)
+
+
+def _append(
+    part: Path, blocks: Iterator[bytes], *, total: int, limit: int | None, progress: Callable[[int, int], None] | None,
+) -> None:
+    with part.open("ab") as file:
+        for block in blocks:
+            file.write(block)
+            if limit is not None and file.tell() > limit:
+                part.unlink()
+                raise TooLarge(f"Expected a download of at most {limit} bytes. Received: more.", limit=limit)
+            if progress is not None:
+                progress(file.tell(), total)
+
+
+def _finish(part: Path, tag: Path, path: Path, *, url: str, total: int, sha256: str | None) -> Path:
+    size = part.stat().st_size
+    if total and size < total:
+        raise Unavailable(f"Expected {total} bytes of {url}. Received: {size}; the connection ended.", remedy="Call again to go on.")
+    received = sha256_of(part)
+    if (total and size > total) or (sha256 is not None and received != sha256):
+        part.unlink()
+        tag.unlink(missing_ok=True)
+        raise Unavailable(f"Expected {url} with sha256 {sha256}. Received: {size} bytes with {received}.", remedy="Try again later.")
+    with write_atomically(path) as unfinished:
+        part.rename(unfinished)
+    tag.unlink(missing_ok=True)
+    return path

@@ -1,0 +1,101 @@
+"""Reconciler: takes back leases that were lost and publishes again what no message speaks of. One leader at a time.
+
+A lease is judged without comparing clocks: this thread remembers the heartbeat counter of each, and when by its own monotonic clock it last
+moved. After a restart it therefore waits one full lease before it takes anything back, except from a process that is dead beyond doubt.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+
+from filelock import FileLock, Timeout
+
+from catdog.errors import CatdogError
+from catdog.jobs import JobStore, Lease
+from catdog.settings import Settings
+from service.publisher import Publisher
+
+log = logging.getLogger("catdog.service.reconciler")
+
+
+class Reconciler:
+    """The thread, and what it remembers of the leases."""
+
+    def __init__(self, settings: Settings, jobs: JobStore, publisher: Publisher, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._settings = settings
+        self._jobs = jobs
+        self._publisher = publisher
+        self._clock = clock
+        self._lock = FileLock(settings.root / "reconciler.lock", thread_local=False)
+        self._moved: dict[tuple[str, int], tuple[int, float]] = {}
+        self._closing = threading.Event()
+        self._readable = True
+        self._thread = threading.Thread(target=self._work, name="reconciler", daemon=True)
+
+    def start(self) -> None:
+        """Begin to sweep."""
+        self._thread.start()
+
+    def wake(self, job_id: str) -> None:
+        """Say that a job was accepted: it is published at once."""
+        self._publisher.publish(job_id)
+
+    def close(self) -> None:
+        """Stop, and let another service lead."""
+        self._closing.set()
+        if self._thread.is_alive():
+            self._thread.join()
+        self._lock.release()
+
+    def sweep(self) -> None:
+        """Look once, if this is the leader.
+
+        Raises:
+            Unavailable: the job record does not answer.
+        """
+        if not self._leads():
+            return
+        now = self._clock()
+        leases = self._jobs.leases()
+        self._moved = {(lease.job_id, lease.fence): self._last_move(lease, now) for lease in leases}
+        for lease in leases:
+            still = now - self._moved[lease.job_id, lease.fence][1]
+            if lease.owner.is_dead():
+                self._take_back(lease, "its worker is dead")
+            elif still >= self._settings.lease_seconds:
+                self._take_back(lease, f"its worker has not renewed its lease for {still:.0f} seconds")
+        due = self._jobs.due()
+        if due:
+            self._publisher.publish_if_empty(due)
+
+    def _last_move(self, lease: Lease, now: float) -> tuple[int, float]:
+        known = self._moved.get((lease.job_id, lease.fence))
+        return known if known is not None and known[0] == lease.heartbeat else (lease.heartbeat, now)
+
+    def _take_back(self, lease: Lease, reason: str) -> None:
+        state = self._jobs.expire(lease, reason=reason)
+        if state is not None:  # else it was renewed in the meantime
+            log.warning("event=lease_taken_back job=%s fence=%d state=%s reason=%r", lease.job_id, lease.fence, state, reason)
+
+    def _leads(self) -> bool:
+        if not self._lock.is_locked:
+            try:
+                self._lock.acquire(timeout=0)
+            except Timeout:
+                self._moved.clear()
+                return False
+            log.info("event=leads")
+        return True
+
+    def _work(self) -> None:
+        while not self._closing.is_set():
+            try:
+                self.sweep()
+            except (CatdogError, OSError) as error:
+                if self._readable:
+                    log.warning("event=sweep_failed error=%r", str(error))
+                self._readable = False
+            else:
+                self._readable = True
+            self._closing.wait(self._settings.sweep_seconds)

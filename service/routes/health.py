@@ -1,0 +1,68 @@
+"""GET /health/live and /health/ready: is the process alive; can it do its work."""
+
+import os
+from dataclasses import replace
+
+from fastapi import APIRouter, Request
+from starlette.responses import JSONResponse
+
+from catdog.errors import CatdogError, Unavailable
+from service import problems
+from service.parts import AllParts, Parts
+from service.publisher import QueueState
+
+router = APIRouter(prefix="/health", tags=["service"])
+
+
+@router.get("/live")
+async def live() -> dict[str, str]:
+    """The process answers. Needs no token."""
+    return {"status": "live"}
+
+
+@router.get("/ready")
+def ready(request: Request, parts: AllParts) -> JSONResponse:
+    """Ready: database and folders answer, and every alias is served by the model it points to.
+
+    Degraded (also 200): something is missing that the service can do without for now; `degraded` names it.
+    """
+    broken, degraded = _look(parts)
+    body = {
+        "models": parts.predictors.serving(),
+        "failures": parts.predictors.failures(),
+        "queue": parts.publisher.state.value,
+        "broken": broken,
+        "degraded": degraded,
+    }
+    if broken:
+        problem = problems.of(Unavailable(f"Expected a service that can do its work. Received: {'; '.join(broken.values())}."))
+        return replace(problem, extra=body).response(request.scope)
+    return JSONResponse({"status": "degraded" if degraded else "ready"} | body)
+
+
+def _look(parts: Parts) -> tuple[dict[str, str], dict[str, str]]:
+    """What is broken, and what is only missing; each by the name of the part."""
+    broken: dict[str, str] = {}
+    degraded: dict[str, str] = {}
+    settings = parts.settings
+    try:
+        aliases = parts.registry.aliases()
+    except CatdogError as error:
+        broken["database"] = error.message
+        aliases = {}
+    for name, folder in (("datasets", settings.datasets), ("runs", settings.runs), ("models", settings.models)):
+        if not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
+            broken[name] = f"the folder of the {name} cannot be written"
+    serving, failures = parts.predictors.serving(), parts.predictors.failures()
+    for alias, version in aliases.items():
+        if alias not in serving:
+            broken[f"alias {alias}"] = failures.get(alias, {}).get("message", f"model {version} is being loaded")
+        elif serving[alias] != version:
+            degraded[f"alias {alias}"] = f"model {serving[alias]} still answers instead of {version}"
+    if not aliases and "database" not in broken:
+        degraded["models"] = "no model has been published yet"
+    if parts.publisher.state in (QueueState.DOWN, QueueState.UNSET):
+        degraded["queue"] = "jobs are accepted and wait: " + (
+            "CATDOG_REDIS_URL is not set" if parts.publisher.state is QueueState.UNSET else "Redis does not answer"
+        )
+    return broken, degraded

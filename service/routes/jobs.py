@@ -1,0 +1,177 @@
+"""/v1/jobs: start a training, watch it, stop it."""
+
+import asyncio
+import hashlib
+import json
+import os
+from collections.abc import AsyncIterator
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Header, Query, Request, Response
+from fastapi.sse import EventSourceResponse, ServerSentEvent
+from pydantic import WrapValidator
+from starlette.concurrency import run_in_threadpool
+from starlette.responses import JSONResponse, PlainTextResponse
+
+from catdog import weights
+from catdog.config import TrainConfig
+from catdog.errors import BadConfig, DatasetChanged, NotFound, WeightsUnavailable
+from catdog.jobs import Event, Job, JobState
+from service.parts import AllParts, Jobs, Limits, Parts
+from service.shelf import EntryState
+from service.watching import READ_SECONDS, Wait, until
+
+router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
+
+MAX_TAIL_BYTES = 2**20
+
+# The schema of the documentation is TrainConfig's; the reading of it is the library's own, whose errors name the field and the remedy.
+Config = Annotated[TrainConfig, WrapValidator(lambda fields, _: TrainConfig.parse(fields))]
+
+
+def existing(job_id: str, jobs: Jobs) -> Job:
+    """The job of the path."""
+    return jobs.get(job_id)
+
+
+ExistingJob = Annotated[Job, Depends(existing)]
+
+
+@router.post("", status_code=202)
+def create(
+    config: Config, parts: AllParts,
+    idempotency_key: Annotated[str | None, Header(description="Sent again with the same body it gives the same job.")] = None,
+) -> JSONResponse:
+    """Start a training. Answered when the job is on disk: from then on nothing loses it."""
+    _check(config, parts)
+    job, is_new = parts.jobs.create(config.model_dump(mode="json"), idempotency_key=idempotency_key)
+    if is_new:
+        parts.reconciler.wake(job.id)
+    headers = {"Location": f"/v1/jobs/{job.id}", "Retry-After": "2"}
+    return JSONResponse(_json(job), 202 if is_new else 200, headers)
+
+
+@router.get("")
+def list_(
+    jobs: Jobs,
+    state: Annotated[JobState | None, Query(description="Only jobs in this state.")] = None,
+    limit: Annotated[int, Query(ge=1, le=200, description="Jobs on a page.")] = 50,
+    after: Annotated[str | None, Query(max_length=64, description="`next` of the page before.")] = None,
+) -> dict[str, Any]:
+    """Jobs, newest first."""
+    page = jobs.list(state=state, limit=limit, after=after)
+    return {"items": [_json(job) for job in page], "next": page[-1].id if len(page) == limit else None}
+
+
+@router.get("/{job_id}")
+async def get(
+    request: Request, job: ExistingJob, parts: AllParts, wait: Wait = 0,
+    if_none_match: Annotated[str | None, Header(description="The ETag of an earlier answer.")] = None,
+) -> Response:
+    """One job. With `wait`, answers as soon as its state, phase or epoch changes."""
+    before = _mark(job)
+    job = await until(
+        lambda job: job.state.is_terminal or _mark(job) != before, partial(parts.jobs.get, job.id),
+        seconds=wait, request=request, parts=parts,
+    )
+    body = _json(job)
+    etag = f'"{hashlib.sha256(json.dumps(body).encode()).hexdigest()[:32]}"'
+    headers = {"ETag": etag, "Cache-Control": "no-cache"}
+    if if_none_match is not None and etag in {tag.strip().removeprefix("W/") for tag in if_none_match.split(",")}:
+        return Response(status_code=304, headers=headers)
+    return JSONResponse(body, headers=headers)
+
+
+@router.post("/{job_id}/cancel", status_code=202)
+def cancel(job_id: str, jobs: Jobs) -> JSONResponse:
+    """Cancel a job: a queued one at once (200), a running one soon (202). 409 when it has succeeded or failed."""
+    job = jobs.request_cancel(job_id)
+    return JSONResponse(_json(job), 200 if job.state is JobState.CANCELLED else 202)
+
+
+@router.get("/{job_id}/events", response_class=EventSourceResponse)
+async def events(
+    job: ExistingJob, parts: AllParts,
+    last_event_id: Annotated[str | None, Header(description="Only events after this one.")] = None,
+) -> AsyncIterator[ServerSentEvent]:
+    """What happens to a job, as server-sent events, from its beginning to its end.
+
+    Events with an id are for ever and can be asked for again; `progress` has none, and is only the newest word.
+    """
+    after = int(last_event_id) if last_event_id and last_event_id.isdecimal() else 0
+    shown: dict[str, Any] | None = None
+    while not parts.closing.is_set():
+        # The job is read first: if it has ended, the events read after that are all there will be.
+        job = await run_in_threadpool(parts.jobs.get, job.id)
+        page = await run_in_threadpool(_events, parts, job.id, after)
+        for event in page:
+            yield ServerSentEvent(id=str(event.seq), event=event.kind, data=event.data | {"fence": event.fence, "created": event.created})
+            after = event.seq
+        if page:
+            continue
+        if job.state.is_terminal:
+            return
+        if job.progress != shown:
+            shown = job.progress
+            yield ServerSentEvent(event="progress", data=shown)
+        await asyncio.sleep(READ_SECONDS)
+
+
+@router.get("/{job_id}/logs", response_class=PlainTextResponse)
+def logs(
+    job: ExistingJob, settings: Limits,
+    tail_bytes: Annotated[int, Query(ge=1, le=MAX_TAIL_BYTES, description="Only the end of the log.")] = MAX_TAIL_BYTES,
+) -> PlainTextResponse:
+    """What the run has printed; empty before it has begun."""
+    return PlainTextResponse(_tail(settings.runs / job.id / "log.txt", tail_bytes))
+
+
+def _check(config: TrainConfig, parts: Parts) -> None:
+    """Refuse what can be known to fail before a worker sees it."""
+    try:
+        entry = parts.shelf.entry(config.dataset)
+        if entry.state is EntryState.READY:
+            entry.describe()
+    except NotFound as error:
+        raise BadConfig(f"dataset: expected a data set of this service. Received: {config.dataset}.", field="dataset",
+                        remedy="Upload one with POST /v1/datasets; GET /v1/datasets lists them.") from error
+    except DatasetChanged as error:
+        raise BadConfig(f"dataset: {error.message}", field="dataset", remedy=error.remedy) from error
+    if entry.state is not EntryState.READY:
+        raise BadConfig(f"dataset: expected one that is ready. Received: {entry.id}, which is {entry.state}.", field="dataset",
+                        remedy=f"Wait with GET /v1/datasets/{entry.id}?wait=30, or upload another one.")
+    if config.weights != "none" and not weights.on_this_machine(config.model, parts.settings.weights):
+        raise WeightsUnavailable(
+            f"weights: expected the pretrained weights of {config.model} on this machine. Received: none.", field="weights",
+            remedy=f"Fetch them with `catdog models fetch {config.model}`, or set weights to none.",
+        )
+
+
+def _mark(job: Job) -> tuple[Any, ...]:
+    return job.state, job.phase, job.cancel_requested, (job.progress or {}).get("epoch")
+
+
+def _events(parts: Parts, job_id: str, after: int) -> list[Event]:
+    return parts.jobs.events(job_id, after=after)
+
+
+def _tail(path: Path, size: int) -> str:
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - size))
+            return file.read(size).decode(errors="replace")
+    except FileNotFoundError:
+        return ""
+
+
+def _json(job: Job) -> dict[str, Any]:
+    here = f"/v1/jobs/{job.id}"
+    links = {"self": here, "events": f"{here}/events", "logs": f"{here}/logs", "cancel": f"{here}/cancel"}
+    if job.model is not None:
+        links["model"] = f"/v1/models/{job.model}"
+    return asdict(job) | {"links": links}
+
+

@@ -1,0 +1,114 @@
+"""main: `python -m service`. One uvicorn process that says where it is in DATA_DIR/service.json."""
+
+import json
+import logging
+import os
+import signal
+import socket
+import sys
+from types import FrameType
+from typing import NoReturn
+
+import uvicorn
+from fastapi import FastAPI
+
+from catdog.database import create_engine, migrate
+from catdog.errors import BadSettings
+from catdog.files import write_atomically
+from catdog.settings import Settings
+from service.app import create_app
+
+GRACE_SECONDS = 5
+"""From SIGTERM until requests under way are cut off."""
+BACKLOG = 2048
+
+
+class Server(uvicorn.Server):
+    """A uvicorn server that announces itself once it listens, and takes that back before it stops."""
+
+    def __init__(self, app: FastAPI, settings: Settings) -> None:
+        super().__init__(uvicorn.Config(
+            app, loop="uvloop", http="httptools", ws="none", lifespan="on", log_config=None, access_log=False,
+            server_header=False, proxy_headers=False, timeout_graceful_shutdown=GRACE_SECONDS,
+        ))
+        self._app = app
+        self._settings = settings
+        self._announcement = settings.root / "service.json"
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Open the application and listen."""
+        await super().startup(sockets)
+        if sockets:
+            announcement = {"address": address(self._settings.host, sockets[0].getsockname()[1]), "pid": os.getpid()}
+            with write_atomically(self._announcement) as path:
+                path.write_text(json.dumps(announcement))
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Stop listening, let requests under way finish, close the application."""
+        if _pid_in(self._announcement) == os.getpid():  # else another service took over the folder
+            self._announcement.unlink(missing_ok=True)
+        await super().shutdown(sockets)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Begin to stop."""
+        if hasattr(self._app.state, "parts"):
+            self._app.state.parts.closing.set()
+        super().handle_exit(sig, frame)
+
+
+def main() -> int:
+    """Serve until SIGTERM or SIGINT; return the exit status: 0, or 2 when this machine is not set up to run."""
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="time=%(asctime)s level=%(levelname)s logger=%(name)s %(message)s")
+    for name in ("uvicorn", "filelock", "kombu", "celery", "amqp"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    # uvicorn raises the signal that ended it once more when it is done; by default that would be a death, not an end.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _leave)
+    try:
+        settings = Settings.load()
+        settings.make_folders()
+        migrate(create_engine(settings.database))
+        server = Server(create_app(settings), settings)
+        listener = listen(settings.host, settings.port)
+    except BadSettings as error:
+        sys.stderr.write(f"{error.message} {error.remedy}\n")
+        return 2
+    server.run(sockets=[listener])
+    return 0
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A listening socket; port 0 takes a free one.
+
+    Raises:
+        BadSettings: the address cannot be bound.
+    """
+    try:
+        family, *_, bound = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        listener = socket.create_server(bound[:2], family=family, backlog=BACKLOG)
+    except OSError as error:
+        raise BadSettings(
+            f"Expected an address that can be bound. Received: {host} port {port} ({error.strerror}).",
+            remedy="Stop what uses it, or set CATDOG_PORT to another one; 0 takes any that is free.",
+        ) from error
+    listener.setblocking(False)
+    return listener
+
+
+def address(host: str, port: int) -> str:
+    """Where a client on this machine reaches the service."""
+    name = {"0.0.0.0": "127.0.0.1", "::": "[::1]", "": "127.0.0.1"}.get(host, f"[{host}]" if ":" in host else host)
+    return f"http://{name}:{port}"
+
+
+def _pid_in(announcement: os.PathLike[str]) -> int | None:
+    try:
+        with open(announcement) as file:  # noqa: PTH123
+            pid: int = json.load(file)["pid"]
+            return pid
+    except (OSError, ValueError, KeyError):
+        return None
+
+
+def _leave(_number: int, _frame: FrameType | None) -> NoReturn:
+    raise SystemExit(0)

@@ -1,0 +1,32 @@
+"""until, Wait: a long poll. The request waits until something has changed, its time is over, its client has left, or the service stops."""
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import Annotated, TypeVar
+
+from fastapi import Query
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+
+from service.parts import Parts
+
+READ_SECONDS = 0.25
+LONGEST_WAIT_SECONDS = 60
+
+Wait = Annotated[float, Query(ge=0, le=LONGEST_WAIT_SECONDS, description="Seconds to wait for a change before answering.")]
+
+T = TypeVar("T")
+
+
+async def until(done: Callable[[T], bool], read: Callable[[], T], *, seconds: float, request: Request, parts: Parts) -> T:
+    """Read (in a thread) until what was read is done; return what was read last."""
+    end = time.monotonic() + seconds
+    value = await run_in_threadpool(read)
+    while not done(value) and not parts.closing.is_set() and not await request.is_disconnected():
+        left = end - time.monotonic()
+        if left <= 0:
+            break
+        await asyncio.sleep(min(READ_SECONDS, left))
+        value = await run_in_threadpool(read)
+    return value

@@ -1,0 +1,94 @@
+"""What may die while a job runs, dies. Every time: the job succeeds, one model row, no process left, no epoch lost."""
+
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import redis
+
+from tests.living import FAST_JOB, LiveStack, until
+
+
+@pytest.fixture(scope="module")
+def dataset(stack: LiveStack, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    return stack.drawn(tmp_path_factory.mktemp("chaos") / "pictures")
+
+
+def kill_the_run(stack: LiveStack) -> list[psutil.Process]:
+    victim = stack.run_process()
+    victim.kill()
+    return [victim]
+
+
+def kill_the_whole_worker(stack: LiveStack) -> list[psutil.Process]:
+    worker = stack.part("worker")
+    victims = [worker, *worker.children(recursive=True)]
+    for victim in victims:
+        if victim.pid != stack.run_process().pid:  # the kernel ends the run: its parent is dead
+            victim.kill()
+    return victims
+
+
+def kill_redis_and_lose_its_data(stack: LiveStack) -> list[psutil.Process]:
+    server = stack.part("redis")
+    server.kill()
+    server.wait(timeout=30)
+    again = until(lambda: restarted(stack, server.pid), "redis to come back")
+    assert isinstance(again, redis.Redis)
+    with again:
+        again.flushall()
+    return [server]
+
+
+def restarted(stack: LiveStack, old_pid: int) -> redis.Redis | None:
+    server = stack.part("redis")
+    if server.pid == old_pid:
+        return None
+    config = Path(server.cmdline()[1])
+    socket = config.with_name("redis.sock") if config.suffix == ".conf" else Path(server.cmdline()[0].split("unixsocket:")[1])
+    client = redis.Redis(unix_socket_path=str(socket))
+    try:
+        client.ping()
+    except redis.RedisError:
+        return None
+    return client
+
+
+def terminate_the_worker(stack: LiveStack) -> list[psutil.Process]:
+    worker = stack.part("worker")
+    victims = [worker, *worker.children(recursive=True)]
+    worker.send_signal(signal.SIGTERM)
+    return victims
+
+
+@pytest.mark.parametrize("strike", [kill_the_run, kill_the_whole_worker, kill_redis_and_lose_its_data, terminate_the_worker])
+def test_the_job_succeeds_all_the_same(
+    stack: LiveStack, dataset: dict[str, Any], strike: Callable[[LiveStack], list[psutil.Process]],
+) -> None:
+    before = {model["version"] for model in stack.client.get("/v1/models").json()["items"]}
+    first, second = stack.post_job(dataset, **FAST_JOB), stack.post_job(dataset, **FAST_JOB | {"epochs": 1})
+    stack.wait_for_training(first)
+    victims = strike(stack)
+    ended = [stack.wait_for_end(first), stack.wait_for_end(second)]
+    assert [job["state"] for job in ended] == ["succeeded", "succeeded"], [job["error"] for job in ended]
+
+    after = [model for model in stack.client.get("/v1/models").json()["items"] if model["version"] not in before]
+    assert sorted(model["job_id"] for model in after) == sorted([first, second]), "one model row each"
+    _, alive = psutil.wait_procs(victims, timeout=30)
+    assert not alive
+
+    epochs = [event["epoch"] for event in history(stack, first) if event.get("kind") == "epoch"]
+    assert sorted(set(epochs)) == list(range(1, FAST_JOB["epochs"] + 1))
+    assert len(epochs) <= FAST_JOB["epochs"] + 1, f"more than one epoch was done again: {epochs}"
+    if strike is terminate_the_worker:
+        assert stack.job(first)["attempt"] == 1, "a drain is not counted as an attempt"
+
+
+def history(stack: LiveStack, job_id: str) -> list[dict[str, Any]]:
+    import json
+
+    lines = stack.client.get(f"/v1/jobs/{job_id}/events").text.splitlines()
+    return [json.loads(line.removeprefix("data: ")) for line in lines if line.startswith("data: ")]

@@ -1,0 +1,182 @@
+"""The flow, through real processes: upload -> job -> prediction, and what must hold on the way."""
+
+import io
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+from PIL import Image
+
+from catdog import sources
+from catdog.datasets import Dataset
+from catdog.images import Preprocess, decode
+from tests.living import FAST_JOB, LiveStack, command_line, until
+
+
+@pytest.fixture(scope="module")
+def dataset(stack: LiveStack, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    return stack.drawn(tmp_path_factory.mktemp("drawn") / "pictures", count=60, size=96)
+
+
+@pytest.fixture(scope="module")
+def job(stack: LiveStack, dataset: dict[str, Any]) -> dict[str, Any]:
+    """The default job on drawn pictures, from POST to its end."""
+    ended = stack.wait_for_end(stack.post_job(dataset))
+    assert ended["state"] == "succeeded", ended
+    until(lambda: stack.client.get("/health/ready").json()["models"].get("champion") == ended["model"], "the model to be served")
+    return ended
+
+
+def test_an_upload_becomes_a_data_set(dataset: dict[str, Any]) -> None:
+    assert dataset["state"] == "ready"
+    assert dataset["labels"] == ["cat", "dog"]
+    assert sum(sum(labels.values()) for labels in dataset["counts"].values()) == 60
+
+
+def test_the_job_says_how_it_went(job: dict[str, Any]) -> None:
+    assert job["device"]["name"] in ("cpu", "cuda") and job["device"]["reason"]
+    assert job["attempt"] == 1 and job["error"] is None
+    assert job["result"]["metrics"]["test"]["accuracy"] >= 0.7
+    assert job["config"]["model"] == "efficientnet_lite0" and job["config"]["trainable"] == "head"
+
+
+def test_the_events_replay_what_happened_and_end(stack: LiveStack, job: dict[str, Any]) -> None:
+    lines = stack.client.get(f"/v1/jobs/{job['id']}/events").text
+    for phase in ("preparing", "features", "training", "testing", "packaging", "publishing"):
+        assert f'"{phase}"' in lines, phase
+    ids = [int(line.removeprefix("id: ")) for line in lines.splitlines() if line.startswith("id: ")]
+    assert ids == sorted(set(ids))
+    later = stack.client.get(f"/v1/jobs/{job['id']}/events", headers={"Last-Event-ID": str(ids[4])}).text
+    assert [int(line.removeprefix("id: ")) for line in later.splitlines() if line.startswith("id: ")] == ids[5:]
+
+
+def test_pictures_it_never_saw_are_answered(stack: LiveStack, job: dict[str, Any], tmp_path: Path) -> None:
+    sources.draw(tmp_path, count=10, size=96, seed=99)
+    right = 0
+    for path in sorted(tmp_path.iterdir()):
+        answer = stack.client.post("/v1/predict", content=path.read_bytes(), headers={"Content-Type": "image/jpeg"}).json()
+        assert answer["model"]["version"] == job["model"]
+        assert sum(answer["probabilities"].values()) == pytest.approx(1)
+        right += path.name.startswith(answer["label"])
+    assert right >= 7
+
+
+def test_served_pixels_and_probabilities_are_those_of_validation(stack: LiveStack, dataset: dict[str, Any], job: dict[str, Any]) -> None:
+    """The file through the validation loader, and the same file through POST /v1/predict."""
+    import torch
+
+    from catdog import loaders, loop, run
+    from catdog.inference import Predictor, softmax
+
+    settings = stack.settings
+    prepared = run.prepare(settings.runs / job["id"], settings)
+    best = loop.best(prepared.folder / "checkpoints")
+    prepared.network.load_state_dict(best.weights())
+    split = loaders.pixels(Dataset.open(settings.datasets / dataset["id"]), "val", prepared.preprocess, threads=1)
+    records = prepared.dataset.split("val")
+    trained_pixels = split.fetch(range(len(records)))
+    with torch.no_grad():
+        expected = softmax(prepared.classifier.eval()(trained_pixels).numpy())
+
+    digest = stack.client.get(f"/v1/models/{job['model']}").json()["digest"]
+    served = Predictor.load(settings.models / digest)
+    for position, record in enumerate(records):
+        data = prepared.dataset.path(record).read_bytes()
+        assert np.array_equal(served.preprocess.pixels(decode(data)), trained_pixels[position].numpy()), record.name
+        answer = stack.client.post("/v1/predict", files={"file": (record.name, data)}).json()
+        received = [answer["probabilities"][label] for label in dataset["labels"]]
+        assert np.abs(np.array(received) - expected[position]).max() < 1e-4, record.name
+
+
+def test_the_decoders_of_the_service_give_the_pixels_of_the_library(stack: LiveStack) -> None:
+    """Across the process border: what a decoder returns is what Preprocess gives here."""
+    import asyncio
+
+    from service.decoding import Decoders
+
+    buffer = io.BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (90, 70, 3), dtype=np.uint8)).save(buffer, "JPEG")
+    preprocess = Preprocess(48)
+
+    async def decoded() -> Any:
+        decoders = Decoders(stack.settings)
+        try:
+            return await decoders.decode(buffer.getvalue(), preprocess)
+        finally:
+            decoders.close()
+
+    assert np.array_equal(asyncio.run(decoded()), preprocess.pixels(decode(buffer.getvalue())))
+
+
+def test_while_a_job_trains_no_torch_is_elsewhere_and_predictions_are_answered(
+    stack: LiveStack, dataset: dict[str, Any], job: dict[str, Any], tmp_path: Path,
+) -> None:
+    running = stack.post_job(dataset, **FAST_JOB, publish={"promote": "never"})
+    stack.wait_for_training(running)
+    run_process = stack.run_process()
+    assert loads_torch(run_process)
+    others = [p for p in psutil.Process(stack.up.pid).children(recursive=True) if p != run_process and run_process not in p.parents()]
+    checked = [p for p in others if p.is_running() and not loads_torch(p)]
+    names = [" ".join(p.cmdline()) for p in checked]
+    assert any("-m service" in name for name in names) and any("-m worker" in name for name in names), names
+    assert len(checked) == len(others), [p.cmdline() for p in others if p not in checked]
+
+    sources.draw(tmp_path, count=2, size=96, seed=5)
+    picture = next(iter(tmp_path.iterdir())).read_bytes()
+    while stack.job(running)["state"] == "running":
+        response = stack.client.post("/v1/predict", content=picture, headers={"Content-Type": "image/jpeg"})
+        assert response.status_code == 200 and response.json()["model"]["version"] == job["model"]
+        time.sleep(0.2)
+    ended = stack.wait_for_end(running)
+    assert ended["state"] == "succeeded", ended
+    assert stack.client.get("/health/ready").json()["models"]["champion"] == job["model"], "promote: never moved the alias"
+
+
+def loads_torch(process: psutil.Process) -> bool:
+    return any("libtorch" in mapped.path for mapped in process.memory_maps())
+
+
+def test_a_running_job_is_cancelled_and_leaves_no_process(stack: LiveStack, dataset: dict[str, Any]) -> None:
+    job_id = stack.post_job(dataset, **FAST_JOB | {"epochs": 1000})
+    stack.wait_for_training(job_id)
+    run_process = stack.run_process()
+    assert stack.client.post(f"/v1/jobs/{job_id}/cancel").status_code == 202
+    ended = stack.wait_for_end(job_id)
+    assert ended["state"] == "cancelled" and ended["model"] is None
+    run_process.wait(timeout=30)
+    assert stack.client.post(f"/v1/jobs/{job_id}/cancel").status_code == 200
+    assert any((stack.settings.runs / job_id / "checkpoints").glob("*/step-*/MANIFEST.json")), "a cancelled run keeps its checkpoint"
+
+
+def test_cancelling_what_has_ended_is_a_conflict(stack: LiveStack, job: dict[str, Any]) -> None:
+    response = stack.client.post(f"/v1/jobs/{job['id']}/cancel")
+    assert response.status_code == 409
+    assert response.headers["content-type"] == "application/problem+json"
+
+
+def test_a_run_that_fails_says_why(stack: LiveStack, dataset: dict[str, Any]) -> None:
+    ended = stack.wait_for_end(stack.post_job(dataset, **FAST_JOB | {"epochs": 1, "device": "cuda"}))
+    if ended["state"] == "succeeded":
+        pytest.skip("there is a GPU here")
+    assert ended["state"] == "failed" and ended["error"]["code"] == "config"
+    assert "GPU" in ended["error"]["message"] and "device" in ended["error"]["remedy"]
+
+
+def test_the_log_is_there_and_says_nothing_secret(stack: LiveStack, job: dict[str, Any]) -> None:
+    response = stack.client.get(f"/v1/jobs/{job['id']}/logs")
+    assert response.status_code == 200 and response.headers["content-type"].startswith("text/plain")
+    assert "redis" not in response.text
+
+
+def test_the_command_line_answers_with_the_published_model(stack: LiveStack, job: dict[str, Any], tmp_path: Path) -> None:
+    sources.draw(tmp_path / "pictures", count=2, size=96, seed=7)
+    (tmp_path / "notes.txt").write_text("not a picture")
+    pictures = sorted(map(str, (tmp_path / "pictures").iterdir()))
+    done = command_line("predict", *pictures, settings=stack.settings)
+    assert done.returncode == 0, done.stderr
+    assert all(picture in done.stdout for picture in pictures)
+    wrong = command_line("predict", str(tmp_path / "notes.txt"), settings=stack.settings)
+    assert wrong.returncode == 2 and "Expected a picture" in wrong.stderr

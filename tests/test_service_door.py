@@ -1,0 +1,121 @@
+"""service/door.py: Host, token, body limits, the headers on the way out."""
+
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from catdog.errors import BadSettings
+from catdog.settings import Settings
+from service.door import MULTIPART_BYTES, token_digest
+from tests.serving import Service, is_problem, picture
+
+pytest_plugins = ("tests.service_fixtures",)
+
+
+def converse(service: Service, request: bytes) -> bytes:
+    """Send bytes as they are and read until the service closes the connection."""
+    with socket.create_connection(("127.0.0.1", service.port), timeout=20) as connection:
+        connection.sendall(request)
+        answer = b""
+        while received := connection.recv(65536):
+            answer += received
+        return answer
+
+
+@pytest.mark.parametrize(("host", "status"), [
+    ("localhost", 200), ("LOCALHOST:8000", 200), ("127.0.0.1:1", 200), ("[::1]:8000", 200),
+    ("evil.example", 400), ("localhost.evil.example", 400), ("127.0.0.1.evil.example", 400), ("", 400), ("192.168.0.1", 400),
+])
+def test_the_host_must_be_one_of_ours(shared_service: Service, host: str, status: int) -> None:
+    assert shared_service.client.get("/", headers={"Host": host}).status_code == status
+
+
+def test_a_request_with_two_hosts_or_none_is_refused(shared_service: Service) -> None:
+    for hosts in (b"", b"Host: localhost\r\nHost: evil.example\r\n"):
+        assert converse(shared_service, b"GET / HTTP/1.1\r\n" + hosts + b"Connection: close\r\n\r\n").startswith(b"HTTP/1.1 400")
+
+
+def test_further_hosts_can_be_allowed(settings: Settings, serve: Callable[[Settings], Service]) -> None:
+    service = serve(settings.model_copy(update={"allowed_hosts": "cats.example, dogs.example"}))
+    assert service.client.get("/", headers={"Host": "dogs.example:8000"}).status_code == 200
+    is_problem(service.client.get("/", headers={"Host": "evil.example"}), 400, "bad_request")
+
+
+def test_a_token_is_needed_where_one_is_set(settings: Settings, serve: Callable[[Settings], Service], tmp_path: Path) -> None:
+    (tmp_path / "token").write_text("correct horse\nanother line\n")
+    client = serve(settings.model_copy(update={"token_file": tmp_path / "token"})).client
+    assert client.get("/health/live").status_code == 200
+    for wrong in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": "Basic correct horse"}, {"Authorization": "Bearer another line"},
+                  {"Authorization": "Bearer"}):
+        response = client.get("/v1/jobs", headers=wrong)
+        is_problem(response, 401, "unauthorized")
+        assert response.headers["www-authenticate"] == "Bearer"
+    for path in ("/", "/docs", "/openapi.json", "/health/ready", "/v1/nothing"):
+        assert client.get(path).status_code == 401, path
+    assert client.get("/v1/jobs", headers={"Authorization": "bearer correct horse"}).status_code == 200
+
+
+@pytest.mark.parametrize("content", [None, "", "\n", "  \nsecond"])
+def test_a_token_file_without_a_token_is_refused(tmp_path: Path, content: str | None) -> None:
+    if content is not None:
+        (tmp_path / "token").write_text(content)
+    with pytest.raises(BadSettings, match="CATDOG_TOKEN_FILE"):
+        token_digest(tmp_path / "token")
+
+
+@pytest.mark.parametrize(("path", "kind", "limit"), [
+    ("/v1/jobs", "application/json", "json"), ("/v1/datasets", "application/json", "json"), ("/v1/jobs/job_0/cancel", "text/plain", "json"),
+    ("/v1/predict", "image/png", "image"), ("/v1/datasets", "application/zip", "archive"),
+])
+def test_a_body_that_says_it_is_too_long_is_refused_before_it_is_sent(shared_service: Service, path: str, kind: str, limit: str) -> None:
+    settings = shared_service.settings
+    limits = {"json": settings.max_json_bytes, "image": settings.max_image_bytes + MULTIPART_BYTES, "archive": settings.max_archive_bytes}
+    head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: {kind}\r\nContent-Length: {limits[limit] + 1}\r\n\r\n"
+    answer = converse(shared_service, head.encode())
+    assert answer.startswith(b"HTTP/1.1 413") and b"application/problem+json" in answer
+    assert f'"limit":{limits[limit]}'.encode() in answer
+
+
+@pytest.mark.parametrize(("path", "kind"), [("/v1/jobs", "application/json"), ("/v1/datasets", "application/zip"), ("/v1/predict", "image/png")])
+def test_a_chunked_body_is_counted(settings: Settings, serve: Callable[[Settings], Service], path: str, kind: str) -> None:
+    service = serve(settings.model_copy(update={"max_json_bytes": 5000, "max_archive_bytes": 5000, "max_image_bytes": 5000}))
+    if path == "/v1/predict":
+        from tests.serving import publish
+
+        service.wait_until_served(publish(service.parts).version)
+    chunk = b"3e8\r\n" + b"x" * 1000 + b"\r\n"
+    head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: {kind}\r\nTransfer-Encoding: chunked\r\n\r\n".encode()
+    # No last chunk: who waits for the end of this body waits for ever.
+    answer = converse(service, head + chunk * (6 if path != "/v1/predict" else 6 + MULTIPART_BYTES // 1000))
+    assert answer.startswith(b"HTTP/1.1 413") and b"connection: close" in answer.lower()
+    assert list(settings.datasets.iterdir()) == []
+
+
+def test_a_picture_of_the_largest_size_passes_also_in_a_form(settings: Settings, serve: Callable[[Settings], Service]) -> None:
+    from tests.serving import publish
+
+    data = picture()
+    service = serve(settings.model_copy(update={"max_image_bytes": len(data)}))
+    service.wait_until_served(publish(service.parts).version)
+    assert service.client.post("/v1/predict", files={"file": ("a.png", data)}).status_code == 200
+    body = is_problem(service.client.post("/v1/predict", files={"file": ("a.png", data + b"x")}), 413, "too_large")
+    assert body["limit"] == len(data)
+
+
+def test_request_ids_and_security_headers(shared_service: Service) -> None:
+    headers = shared_service.client.get("/v1/jobs", headers={"X-Request-ID": "abc-1.2_3"}).headers
+    assert headers["x-request-id"] == "abc-1.2_3"
+    assert headers["x-content-type-options"] == "nosniff" and headers["x-frame-options"] == "DENY"
+    assert headers["cache-control"] == "no-store"
+    assert "server" not in headers
+    first, second = (shared_service.client.get("/", headers={"X-Request-ID": "no spaces\there"}).headers["x-request-id"] for _ in "12")
+    assert first != second and len(first) == 32
+
+
+def test_a_path_cannot_forge_a_log_line(shared_service: Service, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "catdog.service")
+    shared_service.client.get("/v1/x%0Aevent=forged")
+    assert any("event=request" in record.getMessage() and "forged" in record.getMessage() for record in caplog.records)
+    assert not any("\n" in record.getMessage() for record in caplog.records)
