@@ -231,7 +231,8 @@ def _repeated(entries: list[zipfile.ZipInfo]) -> Iterator[zipfile.ZipInfo]:
 def _overlapping(entries: list[zipfile.ZipInfo], directory: int) -> Iterator[zipfile.ZipInfo]:
     """Entries whose bytes reach into the next entry or the directory: one kernel unpacked a thousand times (zip bombs do that)."""
     ordered = sorted(entries, key=lambda entry: entry.header_offset)
-    for entry, limit in zip(ordered, [*(entry.header_offset for entry in ordered[1:]), directory], strict=True):
+    limits = [*(entry.header_offset for entry in ordered), directory][1:]
+    for entry, limit in zip(ordered, limits, strict=True):
         # At least so long; the local header may hold further fields, which a reader skips.
         if entry.header_offset + _LOCAL_HEADER_BYTES + len(entry.orig_filename) + entry.compress_size > limit:
             yield entry

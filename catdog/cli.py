@@ -20,7 +20,7 @@ from rich.table import Table
 
 from catdog import __version__
 from catdog.errors import BadConfig, BadInput, BadSettings, CatdogError, NoModel, NotFound
-from catdog.settings import Settings
+from catdog.settings import Settings, wait_passively
 
 STOPPED = 75
 EXIT_CODES = {"config": 2, "weights_unavailable": 2, "doctor": 3, "device_error": 76}
@@ -116,6 +116,7 @@ def train(
     dataset = _dataset(data_source, settings, labels)
     config = TrainConfig.parse({"dataset": dataset, **_fields(settings_of_run or [])})
     config.write(run_folder)
+    wait_passively()
     from catdog import run as phases  # torch is imported here, when everything that needs no torch has been checked
 
     stopping = _until_signal()
@@ -190,6 +191,7 @@ def run(
 
     signal.signal(signal.SIGTERM, leave)
     signal.signal(signal.SIGINT, leave)
+    wait_passively()
     from catdog import run as phases
 
     said_at = 0.0
@@ -296,16 +298,15 @@ def list_() -> None:
     from catdog import catalogue, weights
 
     folder = Settings.load().weights
-    table = Table("network", "family", "image size", "smallest", "parameters", "pretrained weights", "licence")
+    table = Table("network", "image size", "parameters", "pretrained weights", "their licence")
     for network in catalogue.NETWORKS.values():
-        where = "none exist"
+        where, licence = "none exist", ""
         if catalogue.has_weights(network.name):
-            where = "here" if weights.on_this_machine(network.name, folder) else f"catdog models fetch {network.name}"
-        table.add_row(
-            network.name, network.family, str(network.image_size), str(network.smallest), f"{network.parameters / 1e6:.1f} M",
-            where, catalogue.licence(network.name, "imagenet") if where != "none exist" else "",
-        )
+            where = "here" if weights.on_this_machine(network.name, folder) else "to be fetched"
+            licence = catalogue.licence(network.name, "imagenet")
+        table.add_row(network.name, str(network.image_size), f"{network.parameters / 1e6:.1f} M", where, licence)
     out.print(table)
+    out.print("What is to be fetched: catdog models fetch NETWORK")
 
 
 @models.command()
@@ -327,11 +328,9 @@ def fetch(name: Annotated[str, typer.Argument(help="A network of `catdog models 
 def config() -> None:
     """Show each setting, its value, and where it came from."""
     settings = Settings.load()
-    table = Table("setting", "variable", "value", "from", "meaning")
     for name, field in Settings.model_fields.items():
         origin = "environment" if name in settings.model_fields_set else "default"
-        table.add_row(name, f"CATDOG_{name.upper()}", str(getattr(settings, name)), origin, field.description)
-    out.print(table)
+        out.print(f"[bold]CATDOG_{name.upper()}[/] = {getattr(settings, name)}  ({origin})\n    {field.description}", soft_wrap=True)
 
 
 @app.command()

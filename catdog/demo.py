@@ -10,13 +10,15 @@ import tempfile
 import time
 import zipfile
 from collections.abc import Iterator, Sequence
+from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import httpx
 from rich.console import Console
 
 from catdog import process, sources
+from catdog.datasets import SUFFIXES
 from catdog.display import Bars
 from catdog.errors import BadDataset, CatdogError, RunFailed, Unavailable
 from catdog.images import FORMATS
@@ -26,7 +28,6 @@ from catdog.settings import Settings
 KEPT_BACK = 10
 """Photographs the demo asks about at the end."""
 START_SECONDS = 90.0
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp")
 
 
 def show(out: Console, photographs: Path | None, *, stopping: Sequence[int]) -> None:
@@ -45,7 +46,8 @@ def show(out: Console, photographs: Path | None, *, stopping: Sequence[int]) -> 
         folder = photographs or _obtain(out, work)
         kept_back = _kept_back(folder)
         archive = _pack(folder, work / "photographs.zip", without=kept_back if not (folder / "test").is_dir() else [])
-        up = process.start([sys.executable, "-m", "catdog", "up"], environment=settings.environment(), stdout=None, stderr=_log(settings))
+        with _log(settings) as log:
+            up = process.start([sys.executable, "-m", "catdog", "up"], environment=settings.environment(), stdout=log, stderr=log)
         try:
             address = _wait_until_up(settings, up)
             with httpx.Client(base_url=address, timeout=120.0) as client:
@@ -60,7 +62,7 @@ def show(out: Console, photographs: Path | None, *, stopping: Sequence[int]) -> 
         shutil.rmtree(work, ignore_errors=True)
 
 
-def _log(settings: Settings) -> Any:
+def _log(settings: Settings) -> IO[bytes]:
     logs = settings.root / "logs"
     logs.mkdir(exist_ok=True)
     return (logs / "up.log").open("ab")
@@ -138,8 +140,6 @@ def _ask(response: httpx.Response) -> dict[str, Any]:
 
 
 def _seconds(job: dict[str, Any]) -> float:
-    from datetime import datetime
-
     return (datetime.fromisoformat(job["finished"]) - datetime.fromisoformat(job["started"])).total_seconds()
 
 

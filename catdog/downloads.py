@@ -14,7 +14,6 @@ if TYPE_CHECKING:
 CONNECT_SECONDS = 5.0
 READ_SECONDS = 20.0
 """The longest silence of the server."""
-BLOCK_BYTES = 2**16
 
 
 def download(
@@ -45,7 +44,7 @@ def download(
             if begin == 0:
                 part.unlink(missing_ok=True)
                 _remember(tag, response.headers.get("ETag", ""))
-            _append(part, response.iter_raw(BLOCK_BYTES), total=total, limit=limit, progress=progress)
+            _append(part, response.iter_raw(), total=total, limit=limit, progress=progress)
     except httpx.HTTPError as error:
         remedy = "Look at the network and try again."
         raise Unavailable(f"Expected {url}. Received: {type(error).__name__}: {error}.", remedy=remedy) from error

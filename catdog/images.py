@@ -22,6 +22,9 @@ MIN_SIDE = 8
 """Pixels. A smaller picture shows nothing, and its shape is easily taken for another (1x1 ended a server: CVE-2026-22773)."""
 MAX_SIDE = 16_384
 
+# Pillow's own, laxer limit only warns; ours is checked right after opening. Filters are global: set once, not in each thread.
+warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+
 _RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 
 
@@ -37,13 +40,11 @@ def decode(data: bytes) -> Image.Image:
         BadImage: truncated, broken, or a side below MIN_SIDE.
     """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            # Opened twice: verify() finds wrong checksums that loading overlooks, and leaves the image unusable.
-            _open(data).verify()
-            image = _open(data)
-            image.load()
-            return _to_rgb(ImageOps.exif_transpose(image))
+        # Opened twice: verify() finds wrong checksums that loading overlooks, and leaves the image unusable.
+        _open(data).verify()
+        image = _open(data)
+        image.load()
+        return _to_rgb(ImageOps.exif_transpose(image))
     except (BadImage, TooLarge, UnsupportedType):
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:

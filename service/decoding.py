@@ -29,6 +29,8 @@ MEMORY_BYTES = 2**30
 """What one picture may take on top of the idle process: 50 million pixels as RGBA, twice, and what Pillow needs between."""
 MAX_WAITING = 256
 """So many pictures may wait for a decoder; the next is turned away at once rather than answered after a minute."""
+STALL_SECONDS = 30.0
+"""A pool that answers nothing for so long beyond a picture's own time is made anew: a process was killed while it held the pool's lock."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,15 +100,18 @@ class Decoders:
         for _ in range(2):
             pool = self._pool or self.start()
             try:
-                future = pool.schedule(_decode, args=(data, preprocess), timeout=self._timeout_seconds)
-                answer: NDArray[np.uint8] | _Refusal = await asyncio.wrap_future(future)
-                return answer
+                future = asyncio.wrap_future(pool.schedule(_decode, args=(data, preprocess), timeout=self._timeout_seconds))
+                await asyncio.wait({future}, timeout=self._timeout_seconds + STALL_SECONDS)
+                if future.done():
+                    answer: NDArray[np.uint8] | _Refusal = future.result()
+                    return answer
+                future.cancel()
             except (BrokenProcessPool, RuntimeError) as error:
                 # Pebble gives up when a process dies while all are idle, for instance at the hand of the kernel's memory killer.
                 if pool.active and not isinstance(error, BrokenProcessPool):
                     raise
-                if self._pool is pool:
-                    self.close()
+            if self._pool is pool:
+                self.close()
         raise Unavailable("Expected decoders that run. Received: none.")
 
 

@@ -69,8 +69,8 @@ class Importer:
                 waiting = self._shelf.importing()
                 for entry in waiting[:1]:
                     self._import(entry)
-            except OSError as error:
-                log.error("event=import_not_possible error=%r", error)
+            except Exception:  # nobody would notice that this thread has died, and nothing be imported
+                log.exception("event=import_not_possible")
                 waiting = []
             if not waiting:
                 self._woken.wait(IDLE_SECONDS)

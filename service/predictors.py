@@ -120,9 +120,9 @@ class Predictors:
             self._woken.clear()
             try:
                 self._look()
-            except CatdogError as error:
+            except Exception as error:  # nobody would notice that this thread has died, and no model be swapped
                 if self._readable:
-                    log.warning("event=aliases_unreadable error=%r", error.message)
+                    log.warning("event=aliases_unreadable error=%r", error, exc_info=not isinstance(error, CatdogError))
                 self._readable = False
             else:
                 self._readable = True

@@ -12,8 +12,6 @@ from collections.abc import Iterable
 from enum import StrEnum
 
 from celery import Celery
-from kombu.exceptions import KombuError
-from redis.exceptions import RedisError
 
 from catdog.broker import OPTIONS, QUEUE, TASK
 
@@ -21,7 +19,7 @@ log = logging.getLogger("catdog.service.publisher")
 
 # kombu's own default is to try for ever; the next sweep is soon enough. And nothing here blocks on a pop, so answers come at once.
 PATIENCE = {
-    "max_retries": 1, "interval_start": 0, "interval_step": 0.2, "interval_max": 0.2, "socket_connect_timeout": 1, "socket_timeout": 3,
+    "interval_start": 0, "interval_step": 0.2, "interval_max": 0.2, "socket_connect_timeout": 1, "socket_timeout": 3,
 }
 MAX_INBOX = 1000
 """More wake-ups are dropped: they are in the job record anyway."""
@@ -84,7 +82,7 @@ class Publisher:
                 self._send(item)
             else:
                 self._refill(item)
-        except (KombuError, RedisError, OSError) as error:
+        except Exception as error:  # noqa: BLE001 - kombu lets errors of every library below it through; no message is worth this thread
             if self.state is not QueueState.DOWN:
                 log.warning("event=queue_down error=%s", type(error).__name__)  # its text may hold the password
             self.state = QueueState.DOWN

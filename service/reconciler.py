@@ -92,9 +92,9 @@ class Reconciler:
         while not self._closing.is_set():
             try:
                 self.sweep()
-            except (CatdogError, OSError) as error:
+            except Exception as error:  # nobody would notice that this thread has died, and no lease be taken back
                 if self._readable:
-                    log.warning("event=sweep_failed error=%r", str(error))
+                    log.warning("event=sweep_failed error=%r", error, exc_info=not isinstance(error, CatdogError))
                 self._readable = False
             else:
                 self._readable = True

@@ -1,4 +1,4 @@
-"""Fixtures that every test may use: the shared photographs, a clean environment, one living stack."""
+"""Fixtures that every test may use: the shared photographs, a clean environment, one living stack, one finished run."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.living import LiveStack
+from catdog.settings import Settings
+from tests.living import FAST_JOB, Finished, LiveStack, command_line
 
 ROOT = Path(__file__).parent.parent
 CI = os.environ.get("CI") == "true"
@@ -45,3 +46,17 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveStack]:
     """One living stack for every test that needs no other: real redis-server, worker and service."""
     with LiveStack(tmp_path_factory.mktemp("stack"), lease_seconds=6, heartbeat_seconds=1, sweep_seconds=1) as living:
         yield living
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    """A run that the command line has finished, on drawn pictures: `catdog data draw`, then `catdog train`."""
+    folder = tmp_path_factory.mktemp("finished")
+    settings = Settings.load(data_dir=folder / "data")
+    drawn = command_line("data", "draw", str(folder / "pictures"), "--count", "40", "--size", "64", settings=settings)
+    assert drawn.returncode == 0, drawn.stderr
+    fields = {**FAST_JOB, "epochs": 3}
+    assignments = [part for name, value in fields.items() for part in ("--set", f"{name}={value}")]
+    done = command_line("train", "--data", str(folder / "pictures"), "--run", str(folder / "run"), *assignments, settings=settings)
+    assert done.returncode == 0, done.stderr
+    return Finished(settings, folder / "pictures", folder / "run", done.stdout)

@@ -1,23 +1,29 @@
-"""LiveStack: the real thing for tests: `catdog up` with its redis-server, worker and service, on a free loopback port."""
+"""LiveStack, Finished, command_line, until: the real thing, for tests.
 
+LiveStack is `catdog up` with its redis-server, worker and service, on a free loopback port.
+"""
+
+import contextlib
 import json
 import subprocess
 import sys
 import time
 import zipfile
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import httpx
 import psutil
+import redis
 
 from catdog import process, sources
 from catdog.settings import Settings
 
 PATIENCE_SECONDS = 240.0
-FAST_JOB: dict[str, Any] = {"model": "shufflenet_v2_x0_5", "weights": "none", "image_size": 32, "epochs": 30, "batch_size": 8}
+FAST_JOB: dict[str, Any] = {"model": "squeezenet1_1", "weights": "none", "image_size": 32, "epochs": 30, "batch_size": 8}
 """A job of about half a minute: a small network from random weights on small pictures."""
 
 
@@ -72,34 +78,38 @@ class LiveStack:
         """The main process of redis, worker or service."""
         marks = {"redis": "redis-server", "worker": "worker", "service": "service"}
 
-        def find() -> psutil.Process | None:
-            for child in psutil.Process(self.up.pid).children():
-                try:
-                    command = child.cmdline()
-                except psutil.NoSuchProcess:
-                    continue
-                if any(marks[name] in word for word in (command[:1] if name == "redis" else command[2:])):
-                    return child
-            return None
+        def wanted(command: list[str]) -> bool:
+            return any(marks[name] in word for word in (command[:1] if name == "redis" else command[2:]))
 
-        found = until(find, f"the process of {name}")
-        assert isinstance(found, psutil.Process)
-        return found
+        return self._child(wanted, f"the process of {name}", recursive=False)
 
     def run_process(self) -> psutil.Process:
         """The process of the job under way: `python -m catdog run`."""
+        return self._child(lambda command: command[1:4] == ["-m", "catdog", "run"], "the process of a run", recursive=True)
+
+    def _child(self, wanted: Callable[[list[str]], bool], what: str, *, recursive: bool) -> psutil.Process:
         def find() -> psutil.Process | None:
-            for child in psutil.Process(self.up.pid).children(recursive=True):
-                try:
-                    if child.cmdline()[1:4] == ["-m", "catdog", "run"]:
+            # Processes may end while they are looked at.
+            with contextlib.suppress(psutil.NoSuchProcess, ProcessLookupError):
+                for child in psutil.Process(self.up.pid).children(recursive=recursive):
+                    if wanted(child.cmdline()):
                         return child
-                except psutil.NoSuchProcess:
-                    continue
             return None
 
-        found = until(find, "the process of a run")
+        found = until(find, what)
         assert isinstance(found, psutil.Process)
         return found
+
+    def redis(self) -> redis.Redis:
+        """A client of the stack's own Redis."""
+        url = self.part("worker").environ()["CATDOG_REDIS_URL"]
+        return redis.Redis(unix_socket_path=url.removeprefix("redis+socket://"))
+
+    def redis_answers(self) -> bool:
+        """Whether it is up."""
+        with contextlib.suppress(redis.RedisError), self.redis() as client:
+            return bool(client.ping())
+        return False
 
     def upload(self, folder: Path, **query: Any) -> dict[str, Any]:
         """Zip a folder, upload it, and wait until it is a data set."""
@@ -148,6 +158,16 @@ class LiveStack:
             return job if job["state"] in ("succeeded", "failed", "cancelled") else None
 
         return dict(until(ended, "the job to end"))
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A run that `catdog train` has finished."""
+
+    settings: Settings
+    pictures: Path
+    run: Path
+    printed: str
 
 
 def command_line(*arguments: str, settings: Settings, **options: Any) -> subprocess.CompletedProcess[str]:

@@ -13,7 +13,7 @@ from tests.serving import Service
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
     """Settings with a data folder of their own, and quick."""
-    made = Settings(data_dir=tmp_path / "data", decoders=1, sweep_seconds=0.05)
+    made = Settings.load(data_dir=tmp_path / "data", decoders=1, sweep_seconds=0.05)
     made.make_folders()
     return made
 
@@ -42,7 +42,7 @@ def service(settings: Settings, serve: Callable[[Settings], Service]) -> Service
 def shared_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """A service for every test of a module that leaves nothing behind."""
     root = tmp_path_factory.mktemp("service")
-    made = Settings(data_dir=root / "data", decoders=1, sweep_seconds=0.05)
+    made = Settings.load(data_dir=root / "data", decoders=1, sweep_seconds=0.05)
     running = Service(made)
     yield running
     running.stop()

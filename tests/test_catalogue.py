@@ -31,7 +31,7 @@ def test_a_row_says_what_torchvision_says(name: str) -> None:
     assert weights.crop == pytest.approx(preset.crop_size[0] / preset.resize_size[0])
     assert InterpolationMode(weights.interpolation) == preset.interpolation
     assert weights.url == theirs.url
-    assert weights.url.endswith("/" + weights.file)
+    assert theirs.url.endswith("/" + weights.file)
     assert weights.size_bytes == pytest.approx(theirs.meta["_file_size"] * 2**20, abs=1)
     # The same pattern with which torch.hub finds the hash in a file name.
     assert (found := re.search(r"-([a-f0-9]*)\.pth$", theirs.url)) and weights.sha256 == found[1]
@@ -44,12 +44,12 @@ def test_a_row_says_what_torchvision_says(name: str) -> None:
 
 
 @pytest.mark.parametrize("network", NETWORKS.values(), ids=lambda network: network.name)
-def test_what_a_network_is_made_for_and_its_smallest_size_are_accepted_and_one_step_less_is_not(network: catalogue.Network) -> None:
+def test_what_a_network_is_made_for_and_its_smallest_size_are_accepted_and_less_is_not(network: catalogue.Network) -> None:
+    """That the network itself can do no less is shown in test_models.py."""
     weights = "imagenet" if network.weights else "none"
     catalogue.check(network.name, weights=weights, image_size=network.image_size)
     catalogue.check(network.name, weights="none", image_size=network.smallest)
     assert network.smallest >= FLOOR
-    assert network.smallest - network.multiple < FLOOR or network.smallest > FLOOR  # else it is proved in test_models.py
     with pytest.raises(BadConfig, match=rf"at least image_size={network.smallest}. Received: image_size={network.smallest - 1}") as caught:
         catalogue.check(network.name, weights="none", image_size=network.smallest - 1)
     assert caught.value.field == "image_size"
@@ -109,5 +109,5 @@ def test_the_licence_is_that_of_the_weights_used() -> None:
 
 
 def test_catalogue_and_weights_import_no_torch() -> None:
-    code = "import sys; from catdog import catalogue, weights; weights.on_this_machine('efficientnet_lite0', None); sys.exit('torch' in sys.modules)"
+    code = "import sys; from catdog import weights; weights.verified('efficientnet_lite0', None); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parent.parent, check=False).returncode == 0

@@ -9,7 +9,7 @@ import pytest
 from catdog.errors import BadSettings
 from catdog.settings import Settings
 from service.door import MULTIPART_BYTES, token_digest
-from tests.serving import Service, is_problem, picture
+from tests.serving import Service, is_problem, picture, publish
 
 pytest_plugins = ("tests.service_fixtures",)
 
@@ -78,12 +78,12 @@ def test_a_body_that_says_it_is_too_long_is_refused_before_it_is_sent(shared_ser
     assert f'"limit":{limits[limit]}'.encode() in answer
 
 
-@pytest.mark.parametrize(("path", "kind"), [("/v1/jobs", "application/json"), ("/v1/datasets", "application/zip"), ("/v1/predict", "image/png")])
+@pytest.mark.parametrize(("path", "kind"), [
+    ("/v1/jobs", "application/json"), ("/v1/datasets", "application/zip"), ("/v1/predict", "image/png"),
+])
 def test_a_chunked_body_is_counted(settings: Settings, serve: Callable[[Settings], Service], path: str, kind: str) -> None:
     service = serve(settings.model_copy(update={"max_json_bytes": 5000, "max_archive_bytes": 5000, "max_image_bytes": 5000}))
     if path == "/v1/predict":
-        from tests.serving import publish
-
         service.wait_until_served(publish(service.parts).version)
     chunk = b"3e8\r\n" + b"x" * 1000 + b"\r\n"
     head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: {kind}\r\nTransfer-Encoding: chunked\r\n\r\n".encode()
@@ -94,8 +94,6 @@ def test_a_chunked_body_is_counted(settings: Settings, serve: Callable[[Settings
 
 
 def test_a_picture_of_the_largest_size_passes_also_in_a_form(settings: Settings, serve: Callable[[Settings], Service]) -> None:
-    from tests.serving import publish
-
     data = picture()
     service = serve(settings.model_copy(update={"max_image_bytes": len(data)}))
     service.wait_until_served(publish(service.parts).version)

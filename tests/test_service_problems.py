@@ -1,7 +1,7 @@
 """service/problems.py: one shape for whatever goes wrong, on every route."""
 
 import errno
-from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -16,7 +16,7 @@ pytest_plugins = ("tests.service_fixtures",)
 
 ROUTES = [
     (method.upper(), path)
-    for path, methods in create_app(Settings()).openapi()["paths"].items() for method in methods
+    for path, methods in create_app(Settings.load()).openapi()["paths"].items() for method in methods
 ]
 
 
@@ -90,13 +90,10 @@ def test_every_class_of_error_has_a_status() -> None:
     def children(kind: type[errors.CatdogError]) -> list[type[errors.CatdogError]]:
         return [kind, *(grandchild for child in kind.__subclasses__() for grandchild in children(child))]
 
-    special: dict[type, Callable[[], errors.CatdogError]] = {
-        TooLarge: lambda: TooLarge("x", limit=5),
-        errors.NonFiniteLoss: lambda: errors.NonFiniteLoss("x", step=1),
-        **{kind: (lambda kind=kind: kind("x", field="model")) for kind in children(BadConfig)},
-    }
+    arguments: dict[type, dict[str, Any]] = {TooLarge: {"limit": 5}, errors.NonFiniteLoss: {"step": 1}}
+    arguments |= {kind: {"field": "model"} for kind in children(BadConfig)}
     for kind in children(errors.CatdogError):
-        assert 400 <= problems.of(special.get(kind, lambda kind=kind: kind("x"))()).status < 600
+        assert 400 <= problems.of(kind("x", **arguments.get(kind, {}))).status < 600
 
 
 def test_what_an_error_knows_becomes_part_of_the_problem() -> None:

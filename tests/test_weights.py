@@ -55,7 +55,7 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(body[: self.server.breaks_after])
         self.server.breaks_after = None
 
-    def log_message(self, format: str, *args: object) -> None:
+    def log_message(self, *args: object) -> None:
         """Say nothing."""
 
 
@@ -153,7 +153,7 @@ def test_an_error_of_the_server_is_told(status: int, tmp_path: Path, server: Fil
 def test_no_network_is_told(tmp_path: Path, server: FileServer) -> None:
     server.shutdown()
     server.server_close()
-    with pytest.raises(WeightsUnavailable, match="Received: .*refused") as caught:
+    with pytest.raises(WeightsUnavailable, match=r"Received: .*refused") as caught:
         weights.fetch("resnet18", tmp_path)
     assert str(weights.path("resnet18", tmp_path)) in caught.value.remedy
 
@@ -215,5 +215,5 @@ def test_a_network_without_weights_and_a_name_that_is_none(tmp_path: Path) -> No
         weights.verified("resnet18", None)
     for question in (weights.on_this_machine, weights.path, weights.verified, weights.fetch):
         with pytest.raises(BadConfig, match="Received: model='resnet17'") as caught:
-            question("resnet17", tmp_path)  # type: ignore[operator]
+            question("resnet17", tmp_path)
         assert "resnet18" in caught.value.remedy

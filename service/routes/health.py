@@ -1,5 +1,6 @@
 """GET /health/live and /health/ready: is the process alive; can it do its work."""
 
+import logging
 import os
 from dataclasses import replace
 
@@ -10,6 +11,8 @@ from catdog.errors import CatdogError, Unavailable
 from service import problems
 from service.parts import AllParts, Parts
 from service.publisher import QueueState
+
+log = logging.getLogger("catdog.service")
 
 router = APIRouter(prefix="/health", tags=["service"])
 
@@ -47,8 +50,9 @@ def _look(parts: Parts) -> tuple[dict[str, str], dict[str, str]]:
     settings = parts.settings
     try:
         aliases = parts.registry.aliases()
-    except CatdogError as error:
-        broken["database"] = error.message
+    except Exception as error:  # noqa: BLE001 - whatever the database raises, here it is an answer
+        log.warning("event=database_broken error=%r", error)
+        broken["database"] = error.message if isinstance(error, CatdogError) else "the job record cannot be read"
         aliases = {}
     for name, folder in (("datasets", settings.datasets), ("runs", settings.runs), ("models", settings.models)):
         if not os.access(folder, os.R_OK | os.W_OK | os.X_OK):

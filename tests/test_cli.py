@@ -1,0 +1,94 @@
+"""cli: what a user types, what comes back, and exit codes that mean something."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from catdog.settings import Settings
+from tests.living import Finished, command_line
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return Settings.load(data_dir=tmp_path / "data")
+
+
+def test_train_says_what_it_found_and_where_the_package_is(finished: Finished) -> None:
+    assert "device: " in finished.printed
+    assert "test accuracy " in finished.printed
+    assert (finished.run / "package" / "package.json").exists()
+
+
+def test_predict_answers_with_a_package(finished: Finished) -> None:
+    picture = str(next(finished.pictures.iterdir()))
+    done = command_line("predict", "--package", str(finished.run / "package"), "--json", picture, settings=finished.settings)
+    assert done.returncode == 0, done.stderr
+    answer = json.loads(done.stdout)
+    assert answer["file"] == picture and answer["label"] in answer["probabilities"]
+
+
+def test_predict_before_any_model_exits_2(settings: Settings, finished: Finished) -> None:
+    done = command_line("predict", str(next(finished.pictures.iterdir())), settings=settings)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: Expected a published model") and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("assignment", "expected"),
+    [
+        ("model=resnet19", "resnet18"),
+        ("epochs=0", "epochs"),
+        ("colour=red", "colour"),
+        ("epochs", "--set FIELD=VALUE"),
+        ("model=resnet18", "catdog models fetch resnet18"),
+        ("image_size=7", "image_size"),
+    ],
+)
+def test_a_config_that_cannot_work_exits_2_with_one_line(finished: Finished, tmp_path: Path, assignment: str, expected: str) -> None:
+    where = ["--data", str(finished.pictures), "--run", str(tmp_path / "run")]
+    done = command_line("train", *where, "--set", assignment, settings=finished.settings)
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.startswith("error: ") and expected in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_ambiguous_and_unlabelled_names_are_listed_and_nothing_remains(settings: Settings, tmp_path: Path, finished: Finished) -> None:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    picture = next(finished.pictures.iterdir()).read_bytes()
+    for name in ("cat.1.jpg", "dog.1.jpg", "dog_vs_cat.jpg", "catdog.jpg"):
+        (folder / name).write_bytes(picture)
+    done = command_line("data", "import", str(folder), settings=settings)
+    assert done.returncode == 2
+    assert "dog_vs_cat.jpg" in done.stderr and "catdog.jpg" in done.stderr
+    assert list(settings.datasets.iterdir()) == []
+
+
+def test_the_same_folder_twice_is_one_data_set(finished: Finished) -> None:
+    ids = {command_line("data", "import", str(finished.pictures), settings=finished.settings).stdout.split()[-1] for _ in range(2)}
+    assert len(ids) == 1 and ids.pop().startswith("ds_")
+
+
+def test_config_shows_where_a_value_came_from(settings: Settings) -> None:
+    done = command_line("config", settings=settings)
+    assert done.returncode == 0
+    for name in Settings.model_fields:
+        assert f"CATDOG_{name.upper()}" in done.stdout, name
+    assert f"CATDOG_DATA_DIR = {settings.data_dir}  (environment)" in done.stdout
+
+
+def test_models_list_names_every_network(settings: Settings) -> None:
+    done = command_line("models", "list", settings=settings)
+    assert done.returncode == 0
+    for name in ("efficientnet_lite0", "unet", "resnet18", "vit_b_16"):
+        assert name in done.stdout
+
+
+def test_a_misspelt_variable_is_a_warning(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CATDOG_DATADIR", "x")
+    assert "warning: CATDOG_DATADIR" in command_line("config", settings=settings).stderr
+
+
+def test_an_unsafe_bind_is_refused(settings: Settings) -> None:
+    done = command_line("up", "--host", "0.0.0.0", settings=settings)
+    assert done.returncode == 2 and "CATDOG_TOKEN_FILE" in done.stderr and done.stderr.count("\n") == 1

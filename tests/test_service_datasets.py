@@ -1,0 +1,203 @@
+"""service/routes/datasets.py, uploads.py, shelf.py, importer.py: an upload is whole, durable and imported, or leaves nothing."""
+
+import io
+import json
+import os
+import socket
+import sys
+import time
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from catdog.errors import NotFound
+from catdog.settings import Settings
+from service.importer import MAX_DEATHS, Importer
+from service.shelf import ABANDONED_SECONDS, EntryState, Shelf
+from tests.serving import Service, archive, is_problem, wait_for
+
+pytest_plugins = ("tests.service_fixtures",)
+
+ZIP = {"Content-Type": "application/zip"}
+NAMES = [f"{label}.{number}.jpg" for label in ("cat", "dog") for number in range(12)]
+
+
+def upload(service: Service, data: bytes, **query: Any) -> Any:
+    return service.client.post("/v1/datasets", content=data, headers=ZIP, params=query)
+
+
+def wait_until_imported(service: Service, dataset_id: str) -> dict[str, Any]:
+    while True:
+        answer: dict[str, Any] = service.client.get(f"/v1/datasets/{dataset_id}", params={"wait": 20}).json()
+        if answer["state"] != "importing":
+            return answer
+
+
+def test_an_upload_is_accepted_and_becomes_a_data_set(service: Service) -> None:
+    response = upload(service, archive(NAMES))
+    accepted = response.json()
+    assert response.status_code == 202 and accepted["state"] == "importing"
+    assert response.headers["location"] == f"/v1/datasets/{accepted['id']}" and response.headers["retry-after"] == "1"
+    ready = wait_until_imported(service, accepted["id"])
+    assert ready["state"] == "ready" and ready["id"] == accepted["id"], ready
+    assert ready["labels"] == ["cat", "dog"]
+    assert sum(sum(split.values()) for split in ready["counts"].values()) == len(NAMES)
+    assert not (service.settings.datasets / accepted["id"] / "archive.zip").exists()
+    (listed,) = service.client.get("/v1/datasets").json()["items"]
+    assert (listed["id"], listed["state"]) == (accepted["id"], "ready")
+
+
+def test_what_the_pictures_show_is_refused_after_the_import(service: Service) -> None:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as packed:
+        for name in NAMES:
+            packed.writestr(name, b"not a picture of " + name.encode())
+    answer = wait_until_imported(service, upload(service, file.getvalue()).json()["id"])
+    assert answer["state"] == "refused"
+    assert answer["error"]["code"] == "bad_dataset" and answer["error"]["message"] and answer["error"]["remedy"]
+
+
+def test_the_service_draws_a_data_set(service: Service) -> None:
+    response = service.client.post("/v1/datasets", json={"source": "drawn", "count": 40, "seed": 3})
+    assert response.status_code == 202
+    assert wait_until_imported(service, response.json()["id"])["state"] == "ready"
+
+
+@pytest.mark.parametrize("body", [{"source": "elsewhere"}, {"source": "drawn", "count": 1}, {"source": "drawn", "x": 1}, {}])
+def test_a_wrong_source_is_refused(shared_service: Service, body: dict[str, Any]) -> None:
+    assert is_problem(shared_service.client.post("/v1/datasets", json=body), 422, "bad_input")["errors"]
+    assert list(shared_service.settings.datasets.iterdir()) == []
+
+
+@pytest.mark.parametrize(("data", "status", "code"), [
+    (b"this is no zip", 415, "unsupported_type"),
+    (b"", 415, "unsupported_type"),
+    (archive([]), 422, "bad_dataset"),
+    (archive(["cat.1.jpg", "cat.2.jpg"]), 422, "bad_dataset"),
+    (archive([*NAMES, "catdog.jpg", "nothing.jpg"]), 422, "bad_dataset"),
+    (archive([*NAMES, "../cat.99.jpg"]), 422, "bad_dataset"),
+])
+def test_what_names_alone_show_is_refused_at_once_and_leaves_nothing(shared_service: Service, data: bytes, status: int, code: str) -> None:
+    body = is_problem(upload(shared_service, data), status, code)
+    if b"catdog.jpg" in data:
+        assert {"catdog.jpg", "nothing.jpg"} <= {word for wrong in body["errors"] for word in wrong["detail"].replace(":", " ").split()}
+    assert list(shared_service.settings.datasets.iterdir()) == []
+
+
+@pytest.mark.parametrize("kind", ["text/plain", "multipart/form-data; boundary=x", "image/png"])
+def test_another_content_type_is_refused(shared_service: Service, kind: str) -> None:
+    response = shared_service.client.post("/v1/datasets", content=archive(NAMES), headers={"Content-Type": kind})
+    is_problem(response, 415, "unsupported_type")
+    assert list(shared_service.settings.datasets.iterdir()) == []
+
+
+@pytest.mark.parametrize("query", [{"labels": "cat"}, {"labels": "cat,"}, {"labels": "cat,Cat"}, {"rule": "magic"}, {"seed": -1}])
+def test_a_wrong_wish_is_refused(shared_service: Service, query: dict[str, Any]) -> None:
+    is_problem(upload(shared_service, archive(NAMES), **query), 422, "bad_input")
+    assert list(shared_service.settings.datasets.iterdir()) == []
+
+
+def test_labels_rule_and_seed_reach_the_import(service: Service) -> None:
+    names = [name.replace("cat", "tiger") for name in NAMES]
+    answer = wait_until_imported(service, upload(service, archive(names), labels="dog, tiger", rule="filename", seed=7).json()["id"])
+    assert answer["labels"] == ["dog", "tiger"]
+    assert json.loads((service.settings.datasets / answer["id"] / "dataset.json").read_text())["seed"] == 7
+
+
+def test_an_upload_whose_client_leaves_is_gone(service: Service) -> None:
+    folder = service.settings.datasets
+    with socket.create_connection(("127.0.0.1", service.port)) as connection:
+        head = "POST /v1/datasets HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/zip\r\nContent-Length: 5000000\r\n\r\n"
+        connection.sendall(head.encode() + b"x" * 2_000_000)
+        wait_for(lambda: any((path / "archive.zip.part").exists() for path in folder.iterdir()), what="the upload to begin")
+        assert service.client.get("/v1/datasets").json()["items"] == []
+        (begun,) = folder.iterdir()
+        is_problem(service.client.get(f"/v1/datasets/{begun.name}"), 404, "not_found")
+    wait_for(lambda: not list(folder.iterdir()), what="the upload to be gone")
+
+
+@pytest.mark.parametrize("dataset_id", ["ds_" + "0" * 32, "..", "%2e%2e%2fmodels", "ds_" + "0" * 31 + "%0a", "DS_" + "0" * 32])
+def test_an_unknown_data_set_is_not_found(shared_service: Service, dataset_id: str) -> None:
+    assert shared_service.client.get(f"/v1/datasets/{dataset_id}").status_code == 404
+
+
+def test_ids_are_never_paths(settings: Settings) -> None:
+    (settings.root / "dataset.json").write_text("{}")
+    for dataset_id in ("..", ".", "../datasets", "/", "", "ds_" + "0" * 32 + "\n"):
+        with pytest.raises(NotFound):
+            Shelf(settings.datasets).entry(dataset_id)
+
+
+def test_an_upload_accepted_before_a_crash_is_imported_at_the_next_start(settings: Settings, serve: Callable[[Settings], Service]) -> None:
+    shelf = Shelf(settings.datasets)
+    folder = shelf.reserve()
+    shelf.accept(folder, {"labels": None, "rule": "auto", "seed": 0})
+    (folder / "archive.zip").write_bytes(archive(NAMES))
+    assert wait_until_imported(serve(settings), folder.name)["state"] == "ready"
+
+
+def test_abandoned_uploads_are_swept_and_others_are_not(settings: Settings) -> None:
+    shelf = Shelf(settings.datasets)
+    abandoned, fresh, accepted = shelf.reserve(), shelf.reserve(), shelf.reserve()
+    shelf.accept(accepted, {"source": "drawn"})
+    for folder in (abandoned, accepted):
+        for path in (*folder.iterdir(), folder):
+            os.utime(path, (time.time() - 2 * ABANDONED_SECONDS,) * 2)
+    assert shelf.sweep() == [abandoned.name]
+    assert {path.name for path in settings.datasets.iterdir()} == {fresh.name, accepted.name}
+    assert [entry.id for entry in shelf.importing()] == [accepted.name]
+
+
+def waiting(settings: Settings) -> Path:
+    folder = Shelf(settings.datasets).reserve()
+    Shelf(settings.datasets).accept(folder, {"labels": None, "rule": "auto", "seed": 0})
+    (folder / "archive.zip").write_bytes(b"")
+    return folder
+
+
+def run_importer(settings: Settings, code: str) -> Importer:
+    """An importer whose child is this program; its arguments are the folder."""
+    importer = Importer(settings, Shelf(settings.datasets), command=(sys.executable, "-c", code))
+    importer.start()
+    return importer
+
+
+def test_an_import_that_dies_three_times_is_refused_and_the_next_one_is_done(settings: Settings) -> None:
+    poison = waiting(settings)
+    code = f"""
+import os, pathlib, signal, sys
+folder = pathlib.Path(sys.argv[1])
+if folder.name == {poison.name!r}:
+    with open(folder / "deaths", "a") as file: file.write("x")
+    os.kill(os.getpid(), signal.SIGKILL)
+(folder / "dataset.json").write_text("{{}}")
+"""
+    importer = run_importer(settings, code)
+    shelf = Shelf(settings.datasets)
+    wait_for(lambda: shelf.entry(poison.name).state is EntryState.REFUSED, what="the refusal")
+    refused = shelf.entry(poison.name).describe()["error"]
+    assert refused["code"] == "internal" and "-9" in refused["message"]
+    assert (poison / "deaths").read_text() == "x" * MAX_DEATHS and not (poison / "archive.zip").exists()
+    following = waiting(settings)
+    importer.wake()
+    wait_for(lambda: shelf.entry(following.name).state is EntryState.READY, what="the next import")
+    importer.close()
+
+
+def test_closing_ends_the_child_and_keeps_the_upload(settings: Settings) -> None:
+    folder = waiting(settings)
+    code = """
+import os, pathlib, sys, time
+pathlib.Path(sys.argv[1], "child").write_text(f"{os.getpid()} {os.nice(0)} {'CATDOG_REDIS_URL' in os.environ}")
+time.sleep(600)
+"""
+    importer = run_importer(settings.model_copy(update={"redis_url": "redis://user:secret@localhost"}), code)
+    wait_for(lambda: (folder / "child").exists() and (folder / "child").read_text() != "", what="the child")
+    pid, niceness, knows_redis = (folder / "child").read_text().split()
+    assert int(niceness) >= os.nice(0) + 10 and knows_redis == "False"
+    importer.close()
+    assert not Path("/proc", pid).exists()
+    assert Shelf(settings.datasets).entry(folder.name).state is EntryState.IMPORTING

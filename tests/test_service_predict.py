@@ -1,0 +1,195 @@
+"""service/routes/predict.py, routes/models.py, predictors.py: published models answer, and are swapped without a restart."""
+
+import json
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+
+from catdog.database import create_engine, migrate
+from catdog.files import sha256_of
+from catdog.images import Preprocess, decode
+from catdog.inference import Predictor
+from catdog.jobs import JobStore
+from catdog.registry import Registry
+from catdog.settings import Settings
+from service.predictors import KEPT_VERSIONS, Predictors
+from tests.serving import SIZE, Service, is_problem, make_package, picture, publish, publish_digest, wait_for
+
+pytest_plugins = ("tests.service_fixtures",)
+
+RED, GREEN = picture((250, 10, 0)), picture((10, 250, 0))
+
+
+@pytest.fixture(scope="module")
+def served(shared_service: Service) -> Iterator[Service]:
+    shared_service.wait_until_served(publish(shared_service.parts).version)
+    yield shared_service
+
+
+def test_before_any_model_there_is_none(service: Service) -> None:
+    is_problem(service.client.post("/v1/predict", files={"file": RED}), 503, "no_model")
+    assert service.client.post("/v1/predict", files={"file": RED}).headers["retry-after"]
+    is_problem(service.client.post("/v1/predict", params={"model": "7"}, files={"file": RED}), 404, "not_found")
+
+
+def test_a_picture_is_answered(served: Service) -> None:
+    raw = served.client.post("/v1/predict", content=GREEN, headers={"Content-Type": "image/png"}).json()
+    form = served.client.post("/v1/predict", files={"file": ("a.png", GREEN, "image/png")}).json()
+    assert raw["label"] == form["label"] == "dog" and raw["decision"] == "label" and raw["warnings"] == []
+    assert raw["probabilities"] == form["probabilities"] and raw["confidence"] == raw["probabilities"]["dog"]
+    assert raw["prediction_id"] != form["prediction_id"]
+    model = served.parts.registry.list()[-1]
+    assert raw["model"] == {"version": model.version, "alias": "champion", "digest": model.digest}
+    assert set(raw["timings_ms"]) == {"decode", "infer", "total"}
+    predictor = Predictor.load(served.settings.models / model.digest)
+    expected = predictor.predict(predictor.preprocess.pixels(decode(GREEN))[np.newaxis])[0]
+    assert raw["probabilities"] == pytest.approx(expected.probabilities, abs=1e-6)
+
+
+def test_only_the_most_probable(served: Service) -> None:
+    answer = served.client.post("/v1/predict", params={"top_k": 1}, files={"file": RED}).json()
+    assert list(answer["probabilities"]) == ["cat"]
+    is_problem(served.client.post("/v1/predict", params={"top_k": 0}, files={"file": RED}), 422, "bad_input")
+
+
+@pytest.mark.parametrize(("data", "status", "code"), [
+    (b"", 415, "unsupported_type"), (b"text", 415, "unsupported_type"), (GREEN[:60], 422, "bad_image"),
+    (picture(size=(4, 4)), 422, "bad_image"), (picture(size=(17_000, 9)), 413, "too_large"),
+    (picture(kind="TIFF"), 415, "unsupported_type"),
+])
+def test_what_is_no_picture_is_refused(served: Service, data: bytes, status: int, code: str) -> None:
+    is_problem(served.client.post("/v1/predict", content=data, headers={"Content-Type": "image/png"}), status, code)
+    is_problem(served.client.post("/v1/predict", files={"file": ("a.png", data)}), status, code)
+
+
+def test_another_form_or_type_is_refused(served: Service) -> None:
+    post = served.client.post
+    assert is_problem(post("/v1/predict", files={"other": RED}), 422, "bad_input")["errors"][0]["pointer"] == "/file"
+    is_problem(post("/v1/predict", files=[("file", RED), ("file", RED)]), 400, "bad_request")
+    is_problem(post("/v1/predict", content=b"x", headers={"Content-Type": "multipart/form-data"}), 400, "bad_request")
+    is_problem(post("/v1/predict", json={}), 415, "unsupported_type")
+    is_problem(post("/v1/predict", params={"model": "nobody"}, files={"file": RED}), 404, "not_found")
+
+
+def test_models_and_aliases_are_shown(service: Service) -> None:
+    first, second = publish(service.parts), publish(service.parts, promote="never", gain=2.0)
+    get = service.client.get
+    listed = get("/v1/models").json()
+    assert [model["version"] for model in listed["items"]] == [second.version, first.version]
+    assert listed["aliases"] == get("/v1/models/aliases").json()["aliases"] == {"champion": first.version}
+    shown = get(f"/v1/models/{second.version}").json()
+    assert shown["digest"] == second.digest and shown["package"]["preprocess"] == Preprocess(image_size=SIZE).to_dict()
+    assert get("/v1/models/champion").json()["version"] == first.version
+    for unknown in ("99", "nobody", "9" * 40, "-1"):
+        is_problem(get(f"/v1/models/{unknown}"), 404, "not_found")
+    package = service.settings.models / second.digest / "package.json"
+    package.write_text(json.dumps(json.loads(package.read_text()) | {"labels": ["dog", "cat"]}))
+    is_problem(get(f"/v1/models/{second.version}"), 503, "internal")
+
+
+def test_an_alias_is_moved_and_predictions_follow(service: Service) -> None:
+    first, second = publish(service.parts), publish(service.parts, promote="never", labels=("kitten", "puppy"))
+    service.wait_until_served(first.version)
+    put = service.client.put
+    assert put("/v1/models/aliases/champion", json={"version": second.version, "reason": "younger"}).json()["version"] == second.version
+    service.wait_until_served(second.version)
+    assert service.client.post("/v1/predict", files={"file": RED}).json()["label"] == "kitten"
+    answer = service.client.post("/v1/predict", params={"model": str(first.version)}, files={"file": RED}).json()
+    assert answer["label"] == "cat" and answer["model"]["alias"] is None
+    assert put("/v1/models/aliases/next", json={"version": first.version}).status_code == 200
+    assert service.client.post("/v1/predict", params={"model": "next"}, files={"file": RED}).json()["label"] == "cat"
+    assert service.client.get("/v1/models/aliases/champion/history").json()["items"][0]["reason"] == "younger"
+    is_problem(put("/v1/models/aliases/champion", json={"version": 99}), 404, "not_found")
+    is_problem(put("/v1/models/aliases/Wrong!", json={"version": 1}), 422, "bad_input")
+    is_problem(put("/v1/models/aliases/champion", json={"version": 1, "x": 1}), 422, "bad_input")
+
+
+def damage_weights(package: Path) -> None:
+    network = package / "model.onnx"
+    network.write_bytes(network.read_bytes()[:-1])
+
+
+def damage_golden(package: Path) -> None:
+    """Whole by its checksums, and yet it does not answer as it was made to."""
+    logits = package / "golden" / "logits.npy"
+    np.save(logits, np.load(logits) + 1)
+    manifest = json.loads((package / "package.json").read_text())
+    manifest["files"]["golden/logits.npy"] = sha256_of(logits)
+    (package / "package.json").write_text(json.dumps(manifest))
+
+
+def not_onnx(package: Path) -> None:
+    (package / "model.onnx").write_bytes(b"nothing")
+    manifest = json.loads((package / "package.json").read_text())
+    manifest["files"]["model.onnx"] = sha256_of(package / "model.onnx")
+    (package / "package.json").write_text(json.dumps(manifest))
+
+
+@pytest.mark.parametrize("damage", [damage_weights, damage_golden, not_onnx])
+def test_a_model_that_cannot_be_loaded_leaves_the_old_one_at_work(service: Service, damage: Callable[[Path], None]) -> None:
+    first = publish(service.parts)
+    service.wait_until_served(first.version)
+    digest = make_package(service.settings.models, gain=3.0)
+    damage(service.settings.models / digest)
+    second = publish_digest(service.parts.jobs, service.parts.registry, digest)
+    service.parts.predictors.wake()
+    wait_for(lambda: service.parts.predictors.failures() != {}, what="the failure")
+    ready = service.client.get("/health/ready")
+    assert ready.status_code == 200 and ready.json()["status"] == "degraded" and ready.json()["models"] == {"champion": first.version}
+    assert ready.json()["failures"]["champion"]["version"] == second.version
+    assert service.client.post("/v1/predict", files={"file": RED}).json()["model"]["version"] == first.version
+    is_problem(service.client.post("/v1/predict", params={"model": str(second.version)}, files={"file": RED}), 503, "unavailable")
+    service.client.put("/v1/models/aliases/champion", json={"version": first.version})
+    wait_for(lambda: service.parts.predictors.failures() == {}, what="the failure to be forgotten")
+
+
+def test_no_answer_mixes_two_models_while_they_are_swapped(service: Service) -> None:
+    versions = {publish(service.parts, labels=labels).version: set(labels) for labels in (("cat", "dog"), ("kitten", "puppy"))}
+    service.wait_until_served(max(versions))
+    done = threading.Event()
+    wrong: list[object] = []
+    seen: set[int] = set()
+
+    def ask() -> None:
+        while not done.is_set():
+            response = service.client.post("/v1/predict", files={"file": RED})
+            answer = response.json()
+            seen.add(answer["model"]["version"])
+            if response.status_code != 200 or set(answer["probabilities"]) != versions[answer["model"]["version"]]:
+                wrong.append(answer)
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    for version in [*versions] * 4:
+        service.parts.registry.set_alias("champion", version, "swap")
+        service.wait_until_served(version)
+        seen.clear()
+        wait_for(lambda: bool(seen), what="an answer")
+    done.set()
+    asking.join()
+    assert wrong == []
+
+
+def test_a_model_published_a_moment_ago_answers_at_once(settings: Settings) -> None:
+    engine = create_engine(settings.database)
+    migrate(engine)
+    registry = Registry(engine)
+    digests = [make_package(settings.models, gain=float(gain)) for gain in range(1, 5)]
+    models = [publish_digest(JobStore(engine), registry, digest) for digest in digests]
+    predictors = Predictors(registry, settings.models)  # its thread is never started
+    assert predictors.find(None) is None
+    assert predictors.get(None).model.version == models[-1].version
+    kept = [predictors.get(str(model.version)) for model in models][-KEPT_VERSIONS:]
+    assert [predictors.get(str(model.version)) for model in models[-KEPT_VERSIONS:]] == kept
+    predictors.close()
+
+
+def test_packages_of_these_tests_are_those_of_the_library(tmp_path: Path) -> None:
+    folder = tmp_path / make_package(tmp_path)
+    assert Predictor.load(folder).labels == ("cat", "dog")
+    session = onnxruntime.InferenceSession(folder / "model.onnx")
+    assert {output.name for output in session.get_outputs()} == {"logits", "features"}
