@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from typing import Annotated
 
 from fastapi import Depends, Request
-from sqlalchemy import Engine
 
 from catdog.database import create_engine, migrate
 from catdog.jobs import JobStore
@@ -26,7 +25,6 @@ class Parts:
     """Everything that lives as long as the service."""
 
     settings: Settings
-    engine: Engine
     jobs: JobStore
     registry: Registry
     shelf: Shelf
@@ -60,7 +58,7 @@ def open_parts(settings: Settings) -> Iterator[Parts]:
         for part in (decoders, predictors, publisher, reconciler, importer):
             stack.callback(part.close)
             part.start()
-        parts = Parts(settings, engine, jobs, registry, shelf, decoders, predictors, publisher, reconciler, importer)
+        parts = Parts(settings, jobs, registry, shelf, decoders, predictors, publisher, reconciler, importer)
         stack.callback(parts.closing.set)
         yield parts
 

@@ -17,9 +17,9 @@ from catdog.broker import OPTIONS, QUEUE, TASK
 
 log = logging.getLogger("catdog.service.publisher")
 
-# kombu's own default is to try for ever; the next sweep is soon enough. And nothing here blocks on a pop, so answers come at once.
+# One more try and no long wait: the next sweep is soon enough. And nothing here blocks on a pop, so answers come at once.
 PATIENCE = {
-    "interval_start": 0, "interval_step": 0.2, "interval_max": 0.2, "socket_connect_timeout": 1, "socket_timeout": 3,
+    "max_retries": 1, "interval_start": 0, "interval_step": 0.2, "interval_max": 0.2, "socket_connect_timeout": 1, "socket_timeout": 3,
 }
 MAX_INBOX = 1000
 """More wake-ups are dropped: they are in the job record anyway."""

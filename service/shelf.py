@@ -18,9 +18,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from catdog.datasets import Dataset
-
 from catdog.config import DATASET_ID
+from catdog.datasets import Dataset
 from catdog.errors import NotFound
 from catdog.files import sync_folder, write_atomically
 

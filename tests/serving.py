@@ -124,8 +124,11 @@ class Service:
         self.client = httpx.Client(base_url=address("127.0.0.1", self.port), timeout=30.0)
         self._thread = threading.Thread(target=self._serve)
         self._thread.start()
-        wait_for(lambda: self.server.started or not self._thread.is_alive(), what="the service")
+        wait_for(lambda: self._is_announced() or not self._thread.is_alive(), what="the service")
         assert self.server.started
+
+    def _is_announced(self) -> bool:
+        return self.server.started and (self.settings.root / "service.json").exists()
 
     def _serve(self) -> None:
         asyncio.run(self.server.serve(sockets=[self._listener]))

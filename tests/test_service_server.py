@@ -133,7 +133,11 @@ def test_an_alias_without_any_model_that_loads_is_not_ready(service: Service) ->
     assert service.client.get("/health/live").status_code == 200
 
 
-def test_a_broken_database_is_said_without_its_place(service: Service) -> None:
+def events_in(caplog: pytest.LogCaptureFixture) -> set[str]:
+    return {word.removeprefix("event=") for record in caplog.records for word in record.getMessage().split() if word.startswith("event=")}
+
+
+def test_a_broken_database_is_said_without_its_place_and_survived(service: Service, caplog: pytest.LogCaptureFixture) -> None:
     database = service.settings.root / "catdog.sqlite"
     whole = database.read_bytes()
     database.write_bytes(b"no database" * 1000)
@@ -141,9 +145,11 @@ def test_a_broken_database_is_said_without_its_place(service: Service) -> None:
     assert response.status_code == 503 and set(response.json()["broken"]) == {"database"}
     assert str(service.settings.root) not in response.text and service.client.get("/health/live").status_code == 200
     is_problem(service.client.get("/v1/jobs"), 500, "internal")
+    service.parts.predictors.wake()
+    wait_for(lambda: {"aliases_unreadable", "sweep_failed"} <= events_in(caplog), what="both threads to see it")
     database.write_bytes(whole)
     assert service.client.get("/health/ready").status_code == 200
-    service.wait_until_served(publish(service.parts).version)  # the thread that follows the aliases has survived
+    service.wait_until_served(publish(service.parts).version)
 
 
 def test_the_system_shows_limits_counts_and_typing_mistakes(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:

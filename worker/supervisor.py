@@ -124,11 +124,13 @@ class Supervisor:
         reading, writing = os.pipe()
         with (folder / "log.txt").open("ab") as log_file:
             child = process.start(
-                [sys.executable, "-m", "catdog", "run", str(folder), "--fence", str(claim.fence)],
-                environment=self._settings.run_environment(), stdout=writing, stderr=log_file,
+                self._command(claim, folder), environment=self._settings.run_environment(), stdout=writing, stderr=log_file,
             )
         os.close(writing)
         return Run(child, reading)
+
+    def _command(self, claim: Claim, folder: Path) -> list[str]:
+        return [sys.executable, "-m", "catdog", "run", str(folder), "--fence", str(claim.fence)]
 
     def _follow(self, claim: Claim, run: Run) -> None:
         """Until the run has closed its pipe: write down what it says, renew the lease, pass on what it must know."""

@@ -1,0 +1,210 @@
+"""supervisor: what a run says is written down, what it does not say costs it the lease; with a real record and real child processes.
+
+The children here are short Python programs in place of a training, so that every way to end can be had at once.
+"""
+
+import json
+import os
+import sys
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from catdog.config import TrainConfig
+from catdog.database import create_engine, migrate
+from catdog.jobs import Claim, JobState, JobStore
+from catdog.process import Identity
+from catdog.registry import Registry
+from catdog.settings import Settings
+from worker.supervisor import Run, Supervisor
+
+CONFIG = TrainConfig.parse({"dataset": "ds_" + "0" * 32, "model": "unet"}).model_dump(mode="json")
+DONE = {"kind": "done", "result": {"digest": "d" * 64, "labels": ["cat", "dog"], "metrics": {"test": {"accuracy": 1.0}}}}
+
+SAY = """
+    import json, os, signal, sys, time
+    folder = sys.argv[1]
+    def say(**fields): print(json.dumps(fields), flush=True)
+"""
+
+
+class Scripted(Supervisor):
+    """A supervisor whose run is a given program."""
+
+    program = ""
+
+    def _command(self, _claim: Claim, folder: Path) -> list[str]:
+        return [sys.executable, "-c", textwrap.dedent(SAY) + textwrap.dedent(self.program), str(folder)]
+
+
+class Scene:
+    def __init__(self, folder: Path, **settings: Any) -> None:
+        self.settings = Settings.load(data_dir=folder, **{"heartbeat_seconds": 0.2, "stop_grace_seconds": 1, **settings})
+        self.settings.make_folders()
+        engine = create_engine(self.settings.database)
+        migrate(engine)
+        self.jobs, self.registry = JobStore(engine), Registry(engine)
+        self.draining = False
+        self.job_id = self.jobs.create(CONFIG)[0].id
+
+    def run(self, program: str) -> Any:
+        supervisor = Scripted(self.settings, self.jobs, self.registry, draining=lambda: self.draining)
+        supervisor.program = program
+        supervisor.look_at(self.job_id)
+        return self.jobs.get(self.job_id)
+
+
+@pytest.fixture
+def scene(tmp_path: Path) -> Scene:
+    return Scene(tmp_path)
+
+
+def test_a_run_that_is_done_is_published_once(scene: Scene) -> None:
+    job = scene.run(f"""
+        os.mkdir(folder + "/package"); open(folder + "/package/package.json", "w").close()
+        say(kind="phase", phase="preparing", result={{"device": {{"name": "cpu", "reason": "r", "threads": 1}}}})
+        say(kind="step", phase="training", epoch=1, step=3, steps=9)
+        say(kind="checkpoint", phase="training", step=3)
+        say(**{DONE!r})
+    """)
+    assert job.state is JobState.SUCCEEDED and job.model == 1
+    assert job.device == {"name": "cpu", "reason": "r", "threads": 1}
+    assert scene.registry.aliases() == {"champion": 1}
+    assert (scene.settings.models / ("d" * 64) / "package.json").exists()
+    kinds = [event.kind for event in scene.jobs.events(job.id)]
+    assert kinds.count("checkpoint") == 1 and "step" not in kinds
+    scene.run("raise SystemExit('a finished job must not be run again')")
+    assert [model.version for model in scene.registry.list()] == [1]
+
+
+def test_a_failure_is_written_down_with_its_remedy(scene: Scene) -> None:
+    job = scene.run('say(kind="failed", code="out_of_memory", message="too big", remedy="smaller"); sys.exit(1)')
+    assert job.state is JobState.FAILED
+    assert job.error == {"code": "out_of_memory", "message": "too big", "remedy": "smaller"}
+
+
+def test_an_unknown_failure_code_is_internal(scene: Scene) -> None:
+    assert scene.run('say(kind="failed", code="sadness", message="x"); sys.exit(1)').error["code"] == "internal"
+
+
+@pytest.mark.parametrize("ending", ["os.kill(os.getpid(), signal.SIGKILL)", "sys.exit(1)", "os.abort()"])
+def test_a_run_that_dies_is_queued_again_and_the_third_time_lost(scene: Scene, ending: str) -> None:
+    assert scene.run(ending).state is JobState.QUEUED
+    for _ in range(2):
+        make_due(scene)
+        job = scene.run(ending)
+    assert job.state is JobState.FAILED and job.error["code"] == "worker_lost"
+    assert "status" in job.error["message"]
+
+
+def make_due(scene: Scene) -> None:
+    """The back-off has passed."""
+    with create_engine(scene.settings.database).begin() as connection:
+        connection.exec_driver_sql("UPDATE jobs SET next_run_at = 0 WHERE state = 'queued'")
+
+
+def test_a_device_error_is_worth_another_process(scene: Scene) -> None:
+    assert scene.run('say(kind="failed", code="device_error", message="x"); sys.exit(76)').state is JobState.QUEUED
+
+
+def test_what_is_no_progress_is_dropped_and_the_rest_is_heard(scene: Scene) -> None:
+    job = scene.run("""
+        print("hello"); print("{}"); print("x" * 200000); sys.stdout.flush()
+        say(kind="failed", code="doctor", message="after the noise"); sys.exit(3)
+    """)
+    assert job.error["message"] == "after the noise"
+
+
+def test_a_cancelled_run_is_asked_and_then_killed_with_its_children(scene: Scene) -> None:
+    scene.run("sys.exit(1)")  # the job is queued again: cancelling it while it runs needs a running one
+    make_due(scene)
+    program = f"""
+        import subprocess
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        child = subprocess.Popen([sys.executable, "-c", "import signal, time; signal.signal(15, signal.SIG_IGN); time.sleep(600)"])
+        open({str(scene.settings.root / "pids")!r}, "w").write(f"{{os.getpid()}} {{child.pid}}")
+        say(kind="phase", phase="training")
+        time.sleep(600)
+    """
+    scene.jobs = CancelWhenHeard(create_engine(scene.settings.database))
+    job = scene.run(program)
+    assert job.state is JobState.CANCELLED
+    for pid in (scene.settings.root / "pids").read_text().split():
+        assert not psutil.pid_exists(int(pid)) or psutil.Process(int(pid)).status() == psutil.STATUS_ZOMBIE
+
+
+class CancelWhenHeard(JobStore):
+    """A record whose user cancels as soon as the run has said something."""
+
+    def report(self, claim: Claim, **fields: Any) -> bool | None:
+        if fields.get("events"):
+            self.request_cancel(claim.job_id)
+        return super().report(claim, **fields)
+
+
+def test_a_drained_run_is_queued_again_and_not_counted(scene: Scene) -> None:
+    scene.draining = True
+    job = scene.run('signal.signal(signal.SIGTERM, lambda *_: os._exit(75)); say(kind="phase", phase="training"); time.sleep(600)')
+    assert job.state is JobState.QUEUED and job.attempt == 0
+
+
+def test_a_run_beyond_its_time_fails_with_its_name(tmp_path: Path) -> None:
+    job = Scene(tmp_path, time_limit_seconds=0.5).run('say(kind="phase", phase="training"); time.sleep(600)')
+    assert job.state is JobState.FAILED and job.error["code"] == "time_limit"
+
+
+def test_a_supervisor_whose_lease_is_taken_kills_its_run_and_publishes_nothing(scene: Scene) -> None:
+    scene.jobs = Usurped(create_engine(scene.settings.database))
+    job = scene.run(f"""
+        open({str(scene.settings.root / "pid")!r}, "w").write(str(os.getpid()))
+        os.mkdir(folder + "/package")
+        say(kind="phase", phase="training")
+        time.sleep(600)
+    """)
+    assert job.state is JobState.RUNNING and job.fence == 2, "the successor's claim stands"
+    assert scene.registry.list() == []
+    assert not psutil.pid_exists(int((scene.settings.root / "pid").read_text()))
+
+
+class Usurped(JobStore):
+    """A record in which somebody else takes the job over as soon as it is reported on."""
+
+    def report(self, claim: Claim, **fields: Any) -> bool | None:
+        (lease,) = self.leases()
+        if lease.fence == claim.fence:
+            self.expire(lease)
+            assert self.claim(claim.job_id, Identity.of(os.getpid())) is not None
+        return super().report(claim, **fields)
+
+
+@pytest.mark.parametrize("job_id", ["", "job_" + "0" * 32, "../../etc", "x" * 10_000])
+def test_a_message_about_nothing_is_dropped(scene: Scene, job_id: str) -> None:
+    Supervisor(scene.settings, scene.jobs, scene.registry, draining=lambda: False).look_at(job_id)
+    assert scene.jobs.get(scene.job_id).state is JobState.QUEUED
+
+
+def test_lines_cut_anywhere_are_put_together() -> None:
+    reading, writing = os.pipe()
+    run = Run(child=None, pipe=reading)  # type: ignore[arg-type]
+    line = json.dumps({"kind": "step", "step": 7}).encode() + b"\n"
+    heard = []
+    for at in range(len(line)):
+        os.write(writing, line[at : at + 1])
+        heard += run.read(1)
+    assert [event.step for event in heard] == [7]
+    os.close(writing)
+    assert run.read(1) == [] and run.ended
+    os.close(reading)
+
+
+def test_the_run_is_told_nothing_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CATDOG_REDIS_URL", "redis://:hunter2@127.0.0.1")
+    job = Scene(tmp_path).run("""
+        message = " ".join(f"{k}={v}" for k, v in os.environ.items() if k.startswith("CATDOG"))
+        say(kind="failed", code="doctor", message=message); sys.exit(3)
+    """)
+    assert "CATDOG_DATA_DIR" in job.error["message"]
+    assert "hunter2" not in job.error["message"] and "REDIS" not in job.error["message"]
