@@ -16,7 +16,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from catdog import __version__
 from catdog.errors import BadConfig, BadInput, BadSettings, CatdogError, NoModel, NotFound
@@ -298,7 +298,7 @@ def list_() -> None:
     from catdog import catalogue, weights
 
     folder = Settings.load().weights
-    table = Table("network", "image size", "parameters", "pretrained weights", "their licence")
+    table = Table(Column("network", no_wrap=True), "size", "parameters", Column("weights", no_wrap=True), "their licence")
     for network in catalogue.NETWORKS.values():
         where, licence = "none exist", ""
         if catalogue.has_weights(network.name):
@@ -342,4 +342,4 @@ def demo(
     """Show everything once: upload, train by HTTP, publish, and classify photographs that no training saw."""
     from catdog.demo import show
 
-    show(out, photographs, stopping=_until_signal())
+    show(out, photographs)

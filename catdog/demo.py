@@ -3,6 +3,7 @@
     photographs -> catdog up -> upload -> job -> live progress -> published model -> answers to photographs no training saw
 """
 
+import contextlib
 import json
 import shutil
 import sys
@@ -30,10 +31,8 @@ KEPT_BACK = 10
 START_SECONDS = 90.0
 
 
-def show(out: Console, photographs: Path | None, *, stopping: Sequence[int]) -> None:
-    """Run the demo; `stopping` becomes non-empty when the user wants to leave.
-
-    On a terminal the service stays up until then; elsewhere everything is stopped and the function returns.
+def show(out: Console, photographs: Path | None) -> None:
+    """Run the demo. On a terminal the service then stays up until Ctrl-C; elsewhere everything is stopped at once.
 
     Raises:
         RunFailed: the job did not succeed.
@@ -54,8 +53,8 @@ def show(out: Console, photographs: Path | None, *, stopping: Sequence[int]) -> 
                 _main_job(out, client, archive, kept_back)
             if sys.stdin.isatty():
                 out.print(f"the service stays up at {address} ({address}/docs); Ctrl-C stops it", soft_wrap=True)
-                while not stopping and up.poll() is None:
-                    time.sleep(0.5)
+                with contextlib.suppress(KeyboardInterrupt):
+                    up.wait()
         finally:
             process.stop(up, grace_seconds=60.0)
     finally:

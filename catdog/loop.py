@@ -119,12 +119,12 @@ def train(
             if state.best_val_loss is None or val.loss < state.best_val_loss:
                 state.best_val_loss, state.best_epoch, state.best_step = val.loss, state.epoch, state.step
 
-            # 5. save
-            yield save()
+            # 5. say so, and save: in this order, so that no epoch is ever saved as finished and never heard of
             yield Progress(
                 "epoch", phase="training", epoch=state.epoch, epochs=config.epochs, step=state.step, steps=steps,
                 train_loss=trained.loss, train_accuracy=trained.accuracy, val_loss=val.loss, val_accuracy=val.accuracy,
             )
+            yield save()
     except GeneratorExit:
         if asdict(state) != saved[-1]:
             save()

@@ -161,3 +161,16 @@ def test_a_tally_survives_the_checkpoint() -> None:
     from dataclasses import asdict
 
     assert loop.State.from_dict(asdict(state)) == state
+
+
+def test_no_epoch_is_saved_as_finished_and_never_heard_of(tmp_path: Path) -> None:
+    """Whatever Progress a run is stopped after, first and second run together tell of every epoch."""
+    for stop_after in range(1, 16):
+        folder, heard = tmp_path / str(stop_after), []
+        first = train(folder)
+        for number, progress in enumerate(first, 1):
+            heard.append(progress)
+            if number == stop_after:
+                first.close()
+        heard += train(folder, network(seed=7), fence=1)
+        assert [p.epoch for p in heard if p.kind == "epoch"] == [1, 2, 3], stop_after
