@@ -6,7 +6,9 @@ Exit codes: 0 done, 1 a run failed, 2 wrong input or settings (one line says wha
 
 import json
 import logging
+import math
 import os
+import resource
 import signal
 import sys
 import time
@@ -19,10 +21,13 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from catdog import __version__
-from catdog.errors import BadConfig, BadInput, BadSettings, CatdogError, NoModel, NotFound
+from catdog.errors import BadConfig, BadInput, BadSettings, CatdogError, NoModel, NotFound, Unavailable
 from catdog.settings import Settings, wait_passively
 
 STOPPED = 75
+IMPORT_MEMORY_BYTES = 4 * 2**30
+IMPORT_SLACK_SECONDS = 30
+"""Beside a picture's own time: for reading it, and for the disk to keep up."""
 EXIT_CODES = {"config": 2, "weights_unavailable": 2, "doctor": 3, "device_error": 76}
 """By failure code; any other failure of a run is 1."""
 PROGRESS_LINES_PER_SECOND = 5
@@ -289,7 +294,18 @@ def accept(folder: Annotated[Path, typer.Argument(help="The folder of an upload:
     """Turn an accepted upload into a data set; what the service starts for each."""
     from catdog import sources
 
-    sources.accept(folder, Settings.load())
+    settings = Settings.load()
+    resource.setrlimit(resource.RLIMIT_AS, (IMPORT_MEMORY_BYTES, IMPORT_MEMORY_BYTES))
+
+    def go_on(done: int, total: int) -> None:
+        # Without a handler the alarm ends this process, also one that hangs inside a decoder; the service counts its deaths.
+        signal.alarm(math.ceil(settings.decode_seconds) + IMPORT_SLACK_SECONDS if done < total else 0)
+
+    try:
+        sources.accept(folder, settings, progress=go_on)
+    except Unavailable as error:
+        sys.stderr.write(f"error: {error.message} {error.remedy}\n")
+        raise typer.Exit(STOPPED) from error
 
 
 @models.command("list")

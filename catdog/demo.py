@@ -49,7 +49,7 @@ def show(out: Console, photographs: Path | None) -> None:
             up = process.start([sys.executable, "-m", "catdog", "up"], environment=settings.environment(), stdout=log, stderr=log)
         try:
             address = _wait_until_up(settings, up)
-            with httpx.Client(base_url=address, timeout=120.0) as client:
+            with httpx.Client(base_url=address, headers=settings.authorization, timeout=120.0) as client:
                 _main_job(out, client, archive, kept_back)
             if sys.stdin.isatty():
                 out.print(f"the service stays up at {address} ({address}/docs); Ctrl-C stops it", soft_wrap=True)
@@ -147,7 +147,7 @@ def _wait_until_up(settings: Settings, up: Any) -> str:
     while time.monotonic() < deadline and up.poll() is None:
         try:
             address = str(json.loads((settings.root / "service.json").read_text())["address"])
-            if httpx.get(f"{address}/health/ready").status_code == 200:
+            if httpx.get(f"{address}/health/live").status_code == 200:
                 return address
         except (OSError, ValueError, httpx.HTTPError):
             pass

@@ -13,13 +13,13 @@
     ├── Conflict             the thing is not in a state that allows it
     ├── NoModel              nothing has been published yet
     ├── Unavailable          a part of this machine cannot answer now
+    ├── CorruptPackage       a file of a model package is missing or changed, or it answers otherwise than it did
     ├── BadSettings          this machine is set up in a way that cannot or must not run
     └── RunFailed            a run's own failure: recorded in the job, never an HTTP error
         ├── DatasetChanged   the data set is not the one the run began with
         ├── CorruptCheckpoint
         ├── NonFiniteLoss    (step)
-        ├── ExportMismatch   the exported network does not answer as the trained one
-        └── CorruptPackage   a file of a model package is missing or changed
+        └── ExportMismatch   the exported network does not answer as the trained one
 
 Every error carries `code` (a stable word), a message that says what was expected and what came, and `remedy` (what to do).
 No HTTP here: the service holds the one table from error to status.
@@ -191,5 +191,8 @@ class ExportMismatch(RunFailed):
     """Raised when the exported network's logits differ from the trained network's on the golden pictures."""
 
 
-class CorruptPackage(RunFailed):
+class CorruptPackage(CatdogError):
     """Raised when a model package has a missing or changed file, or does not repeat its golden logits."""
+
+    code = "corrupt_package"
+    default_remedy = "Train again, or point the alias at another version."

@@ -123,7 +123,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
             raise CorruptPackage(f"Expected a package of format {FORMAT}. Received: {manifest['format']}.")
         changed = [name for name, digest in manifest["files"].items() if sha256_of(folder / name) != digest]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CorruptPackage(f"Expected a model package with a package.json. Received: {folder.name} ({error}).") from error
+        raise CorruptPackage(f"Expected a model package with a package.json. Received: {type(error).__name__}.") from error
     if changed:
         raise CorruptPackage(f"Expected the files that package.json describes. Received: {', '.join(changed)} changed.")
     return manifest

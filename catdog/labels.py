@@ -7,6 +7,7 @@ import re
 import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 from catdog import splits
@@ -17,6 +18,8 @@ Rule = Literal["auto", "filename", "folder"]
 DEFAULT_LABELS = ("cat", "dog")
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp")
 MAX_LABELS = 1000
+MAX_WORDS = 50
+"""Labels that are looked for in file names: each name is searched for each of them, in the service, while the uploader waits."""
 MAX_LABEL_LENGTH = 64
 _SPLIT_OF_FOLDER = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 _LEFT_BY_SYSTEMS = {"__macosx", "thumbs.db", "desktop.ini"}
@@ -68,9 +71,14 @@ def label_of_filename(name: str, labels: Sequence[str]) -> str:
 
 def _labels_in(name: str, labels: Sequence[str]) -> list[str]:
     base = unicodedata.normalize("NFC", name.rpartition("/")[2])
-    # A word ends where the letters end: digits, dots, dashes and underscores part words, which \b would not do.
-    words = (rf"(?<![^\W\d_]){re.escape(unicodedata.normalize('NFC', label))}(?![^\W\d_])" for label in labels)
-    return [label for label, word in zip(labels, words, strict=True) if re.search(word, base, re.IGNORECASE)]
+    return [label for label, word in _words(tuple(labels)) if word.search(base)]
+
+
+@lru_cache(maxsize=8)
+def _words(labels: tuple[str, ...]) -> list[tuple[str, re.Pattern[str]]]:
+    """A word ends where the letters end: digits, dots, dashes and underscores part words, which \\b would not do."""
+    normal = [(label, re.escape(unicodedata.normalize("NFC", label))) for label in labels]
+    return [(label, re.compile(rf"(?<![^\W\d_]){word}(?![^\W\d_])", re.IGNORECASE)) for label, word in normal]
 
 
 def left_out(names: Iterable[str]) -> list[dict[str, str]]:
@@ -90,7 +98,7 @@ def plan(names: Iterable[str], labels: Sequence[str] | None = None, rule: Rule =
     Raises:
         BadDataset: no pictures, labels that cannot be told, fewer than two labels, or too few pictures of one.
     """
-    wanted = None if labels is None else _checked(labels)
+    wanted = None if labels is None else checked(labels)
     files = [name for name in names if _is_file(name)]
     places = _places(sorted((name for name in files if _is_picture(name)), key=natural))
     if not places:
@@ -108,7 +116,7 @@ def plan(names: Iterable[str], labels: Sequence[str] | None = None, rule: Rule =
     return planned
 
 
-def _checked(labels: Sequence[str]) -> list[str]:
+def checked(labels: Sequence[str]) -> list[str]:
     """The labels as they were given, if they can be labels."""
     same = {_key(label) for label in labels}
     if not 2 <= len(labels) <= MAX_LABELS or len(same) < len(labels):
@@ -190,6 +198,11 @@ def _by_folder(places: Sequence[_Place], folders: dict[str, str], wanted: Sequen
 
 
 def _by_filename(places: Sequence[_Place], labels: Sequence[str]) -> list[Planned]:
+    if len(labels) > MAX_WORDS:
+        raise BadDataset(
+            f"Expected at most {MAX_WORDS} labels in file names. Received: {len(labels)}.",
+            remedy="Put the pictures into one folder per label.",
+        )
     planned: list[Planned] = []
     ambiguous: list[str] = []
     unlabelled: list[str] = []

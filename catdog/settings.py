@@ -42,6 +42,12 @@ class Settings(BaseSettings):
     max_archive_files: int = Field(100_000, gt=0, description="The most files an archive may hold.")
 
     @model_validator(mode="after")
+    def _folder_can_stand_in_a_url(self) -> Self:
+        if "?" in str(self.root):
+            raise ValueError(f"a data folder without a question mark in its path. Received: {self.root}")
+        return self
+
+    @model_validator(mode="after")
     def _door_is_closed(self) -> Self:
         if not self.on_loopback and self.token_file is None:
             raise ValueError(f"a bind beyond loopback needs CATDOG_TOKEN_FILE. Received: host={self.host!r} and no token file")
@@ -116,8 +122,13 @@ class Settings(BaseSettings):
         values = self.model_dump(exclude_none=True) | {"data_dir": self.root}
         return dict(os.environ) | {f"CATDOG_{name.upper()}": str(value) for name, value in values.items()}
 
+    @property
+    def authorization(self) -> dict[str, str]:
+        """The header that opens this machine's own service, empty where it needs none."""
+        return {"Authorization": f"Bearer {self.token_file.read_text().splitlines()[0].strip()}"} if self.token_file else {}
+
     def run_environment(self) -> dict[str, str]:
-        """The environment of a run: its folders, and nothing of database, Redis or tokens."""
+        """The environment of a run: of the CATDOG_* variables its folders alone, nothing of database, Redis or tokens."""
         others = {name: value for name, value in os.environ.items() if not name.startswith("CATDOG_")}
         return others | {"CATDOG_DATA_DIR": str(self.root), "CATDOG_WEIGHTS_DIR": str(self.weights)}
 

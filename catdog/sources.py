@@ -18,7 +18,7 @@ from typing import Any
 from catdog.archives import Archive
 from catdog.datasets import Dataset
 from catdog.downloads import download
-from catdog.errors import BadDataset, CatdogError, Conflict, TooLarge
+from catdog.errors import BadDataset, CatdogError, Conflict, TooLarge, Unavailable
 from catdog.files import write_atomically
 from catdog.labels import Planned, Rule, left_out, plan
 from catdog.settings import Settings
@@ -99,14 +99,18 @@ def accept(folder: Path, settings: Settings, *, progress: Report = None) -> None
 
     Reads request.json (`labels`, `rule`, `seed`, or `source`: drawn with `count` and `seed`) and archive.zip; leaves dataset.json,
     or refused.json with code, message, remedy and offenders. Taken up again after a kill, it begins anew.
+
+    Raises:
+        Unavailable: the disk is full; the upload is as it was.
     """
     with _alone(folder):
-        if (folder / "dataset.json").exists() or (folder / "refused.json").exists():
-            return
         for left in folder.parent.glob(f"{folder.name}.staging-*"):
             shutil.rmtree(left, ignore_errors=True)
         try:
-            _fulfil(_request(folder), folder, settings, progress)
+            if not ((folder / "dataset.json").exists() or (folder / "refused.json").exists()):
+                _fulfil(_request(folder), folder, settings, progress)
+        except Unavailable:  # not the uploader's fault: the upload is kept, to be tried again
+            raise
         except CatdogError as error:
             refusal = {"code": error.code, "message": error.message, "remedy": error.remedy, "offenders": getattr(error, "offenders", [])}
             with write_atomically(folder / "refused.json") as path:
@@ -143,6 +147,15 @@ def fetch_workshop(
     settings = settings or Settings.load()
     zipped = download(url, folder / "dogs-vs-cats.zip", limit=settings.max_archive_bytes, progress=progress)
     place = folder / "dogs-vs-cats"
+    try:
+        _lay_out(zipped, place, settings)
+    except CatdogError:
+        zipped.unlink()  # whatever it is, it is not the photographs: the next call asks again
+        raise
+    return place
+
+
+def _lay_out(zipped: Path, place: Path, settings: Settings) -> None:
     with staged(place) as staging, Archive(zipped, settings) as archive:
         for picture in plan(archive.names):
             # Only the last part of a name becomes one of ours, and Archive has seen to it that it is a plain one.
@@ -152,7 +165,6 @@ def fetch_workshop(
                 file.write(archive.read(picture.name))
         shutil.rmtree(place, ignore_errors=True)
         staging.rename(place)
-    return place
 
 
 def _build_from_archive(

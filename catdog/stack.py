@@ -191,7 +191,7 @@ class Stack:
 
     def _service_answers(self) -> bool:
         with contextlib.suppress(OSError, ValueError, httpx.HTTPError):
-            return httpx.get(f"{self.address}/health/ready").status_code == 200
+            return httpx.get(f"{self.address}/health/live").status_code == 200
         return False
 
 

@@ -69,7 +69,7 @@ class LiveStack:
         assert self.up.poll() is None, self._log.read_text()
         try:
             self.address = json.loads((self.settings.root / "service.json").read_text())["address"]
-            self.client = httpx.Client(base_url=self.address, timeout=60)
+            self.client = httpx.Client(base_url=self.address, headers=self.settings.authorization, timeout=60)
             return self.client.get("/health/ready").status_code == 200
         except (OSError, ValueError, httpx.HTTPError):
             return False

@@ -13,7 +13,7 @@ ROOT = Path(__file__).parent.parent
 SOURCES = sorted(path for room in ("catdog", "service", "worker") for path in (ROOT / room).rglob("*.py"))
 
 SERVICE_MAY = {
-    "jobs", "registry", "database", "broker", "inference", "calibration", "images", "datasets", "sources", "catalogue", "weights",
+    "jobs", "registry", "database", "broker", "inference", "calibration", "images", "datasets", "labels", "sources", "catalogue", "weights",
     "progress", "config", "settings", "plots", "device", "errors", "process", "files",
 }
 WORKER_MAY = {"jobs", "registry", "database", "broker", "progress", "config", "settings", "device", "errors", "process", "files"}

@@ -135,3 +135,10 @@ def test_the_order_of_names_does_not_matter(names: list[str]) -> None:
 def test_people_count_in_numbers() -> None:
     assert sorted(["cat.10.jpg", "cat.9.jpg", "Cat.1.jpg"], key=natural) == ["Cat.1.jpg", "cat.9.jpg", "cat.10.jpg"]
     assert listed(["a", "b", "c"], most=2) == "a, b and 1 more"
+
+
+def test_many_labels_are_not_looked_for_in_names() -> None:
+    """Each would be looked for in each of 100,000 names, in the service, before the uploader has an answer."""
+    labels = [f"label{number}" for number in range(1000)]
+    with pytest.raises(BadDataset, match="at most 50 labels in file names"):
+        plan([f"{label}.jpg" for label in labels], labels, "filename")

@@ -211,6 +211,32 @@ def test_an_upload_is_refused(settings: Settings) -> None:
         Dataset.open(folder)
 
 
+def test_a_full_disk_keeps_the_upload_for_another_try(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = upload(settings, pets())
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "no room")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(staging, "_flush", full)
+        with pytest.raises(Unavailable):
+            accept(folder, settings)
+    assert sorted(path.name for path in folder.iterdir()) == ["archive.zip", "request.json"]
+    accept(folder, settings)
+    assert Dataset.open(folder).labels == ("cat", "dog")
+
+
+def test_what_a_killed_import_left_of_a_finished_one_is_removed(settings: Settings) -> None:
+    folder = upload(settings, pets())
+    archive = (folder / "archive.zip").read_bytes()
+    accept(folder, settings)
+    (folder / "archive.zip").write_bytes(archive)  # killed between the data set and its archive's end
+    (settings.datasets / "ds_upload.staging-1-abc").mkdir()
+    accept(folder, settings)
+    assert not (folder / "archive.zip").exists()
+    assert [path.name for path in settings.datasets.iterdir()] == ["ds_upload"]
+
+
 def test_an_import_that_was_killed_is_begun_anew(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = upload(settings, pets())
     (settings.datasets / "ds_upload.staging-1-abc" / "images").mkdir(parents=True)
@@ -283,7 +309,7 @@ def test_a_hostile_download_is_not_laid_out(tmp_path: Path, settings: Settings) 
         packed.writestr("../cat.9.png", b"x")
     with pytest.raises(CatdogError):
         fetch_workshop(tmp_path / "in", settings=settings)
-    assert [path.name for path in (tmp_path / "in").iterdir()] == ["dogs-vs-cats.zip"] and not (tmp_path / "cat.9.png").exists()
+    assert list((tmp_path / "in").iterdir()) == [] and not (tmp_path / "cat.9.png").exists()
 
 
 def test_checking_reads_no_content(tmp_path: Path, settings: Settings) -> None:

@@ -6,6 +6,7 @@ import signal
 import stat
 from pathlib import Path
 
+import httpx
 import psutil
 import pytest
 
@@ -47,6 +48,14 @@ def test_the_documentation_needs_no_other_host(stack: LiveStack) -> None:
     assert not re.findall(r"""(?:src|href)=["'](?:https?:)?//""", page)
     for path in re.findall(r"""(?:src|href)=["'](/[^"']+)""", page):
         assert stack.client.get(path).status_code == 200, path
+
+
+def test_it_comes_up_behind_a_token_and_the_door_is_shut_without_it(tmp_path: Path) -> None:
+    (tmp_path / "token").write_text("a long and secret word, thirty-two letters at the least\n")
+    with LiveStack(tmp_path, token_file=tmp_path / "token") as living:
+        assert living.client.get("/v1/jobs").status_code == 200
+        assert httpx.get(f"{living.address}/v1/jobs").status_code == 401
+        assert httpx.get(f"{living.address}/health/live").status_code == 200
 
 
 def test_ctrl_c_stops_everything_and_leaves_the_folder_free(tmp_path: Path) -> None:

@@ -208,3 +208,9 @@ def test_the_run_is_told_nothing_secret(tmp_path: Path, monkeypatch: pytest.Monk
     """)
     assert "CATDOG_DATA_DIR" in job.error["message"]
     assert "hunter2" not in job.error["message"] and "REDIS" not in job.error["message"]
+
+
+def test_a_run_that_cannot_be_started_fails_at_once(scene: Scene) -> None:
+    (scene.settings.runs / scene.job_id).write_text("a file where the run folder should be")
+    job = scene.run("")
+    assert job.state is JobState.FAILED and "Expected a run that starts" in job.error["message"]

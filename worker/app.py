@@ -15,7 +15,7 @@ from celery import Celery, signals
 from catdog import process
 from catdog.broker import OPTIONS, QUEUE
 from catdog.database import create_engine, migrate
-from catdog.errors import BadSettings
+from catdog.errors import BadSettings, Unavailable
 from catdog.jobs import JobStore
 from catdog.settings import Settings
 from worker import tasks
@@ -86,7 +86,11 @@ def _watch(settings: Settings, flags: Flags) -> None:
     jobs = JobStore(create_engine(settings.database))
     idle_since = time.monotonic()
     while not flags.draining:
-        if flags.busy or not jobs.due():
+        try:
+            waiting = bool(jobs.due())
+        except Unavailable:  # nothing can be claimed without the record either
+            waiting = False
+        if flags.busy or not waiting:
             idle_since = time.monotonic()
         if time.monotonic() - idle_since > settings.idle_limit_seconds:
             log.error("event=worker_deaf idle_seconds=%.0f", settings.idle_limit_seconds)

@@ -2,12 +2,13 @@
 
     claim -> `python -m catdog run FOLDER` -> lines of Progress -> job record -> publish | failed | cancelled | queued again
 
-The run is a fresh interpreter in its own process group and is told nothing of database, Redis or tokens. The supervisor
+The run is a fresh interpreter in its own process group; no CATDOG_* variable of database, Redis or token reaches it. The supervisor
 is the only one that writes a running job's record, always with the fence of its claim; when the record says that the
 fence is not the current one, it kills its run and publishes nothing.
 """
 
 import contextlib
+import errno
 import logging
 import os
 import select
@@ -23,7 +24,7 @@ from typing import Literal
 
 from catdog import process
 from catdog.config import TrainConfig
-from catdog.errors import FAILURES, Unavailable
+from catdog.errors import FAILURES, BadConfig, Unavailable
 from catdog.files import sync_folder
 from catdog.jobs import Claim, JobState, JobStore
 from catdog.process import Identity
@@ -110,8 +111,14 @@ class Supervisor:
             return
         log.info("event=claimed job_id=%s fence=%d attempt=%d", claim.job_id, claim.fence, claim.attempt)
         folder = self._settings.runs / claim.job_id
-        TrainConfig.parse(claim.config).write(folder)
-        run = self._start(claim, folder)
+        try:
+            TrainConfig.parse(claim.config).write(folder)
+            run = self._start(claim, folder)
+        except (OSError, BadConfig) as error:
+            full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+            code = "config" if isinstance(error, BadConfig) else "disk_full" if full else "internal"
+            self._fail(claim, code, f"Expected a run that starts. Received: {error}.")
+            return
         try:
             self._follow(claim, run)
             run.wait()
