@@ -9,7 +9,7 @@ TORCH_PARTS := torch|torchvision|triton|nvidia-.*|cuda-.*
 .PHONY: demo test test-long check lint lock up clean
 
 demo: $(INSTALLED)  ## train on photographs by HTTP and ask about ten that no training saw; DEMO_DATA=FOLDER gives it yours
-	$(BIN)/catdog demo $(if $(DEMO_DATA),--data $(DEMO_DATA))
+	$(BIN)/catdog demo $(if $(DEMO_DATA),--data "$(DEMO_DATA)")
 
 test: $(INSTALLED)  ## all tests that take less than ten minutes together
 	$(BIN)/pytest -m "not long and not gpu"

@@ -80,13 +80,14 @@ def load(path: Path) -> Checkpoint:
         raise CorruptCheckpoint(f"Expected a checkpoint with a manifest. Received: {path.name} ({error}).") from error
 
 
-def latest(folder: Path) -> Checkpoint | None:
-    """The valid checkpoint with the most steps, of whatever attempt; a broken one is set aside as `*.corrupt`."""
+def latest(folder: Path, *, fence: int) -> Checkpoint | None:
+    """The valid checkpoint with the most steps, of whatever attempt; a broken one of this or an earlier attempt becomes `*.corrupt`."""
     for path in _newest_first(folder):
         try:
             return load(path)
         except CorruptCheckpoint:
-            path.rename(path.with_name(f"{path.name}.corrupt"))
+            if _fence(path) <= fence:  # a later attempt's may only be unfinished
+                path.rename(path.with_name(f"{path.name}.corrupt"))
     return None
 
 
@@ -102,11 +103,11 @@ def at(folder: Path, step: int) -> Checkpoint:
     raise CorruptCheckpoint(f"Expected a checkpoint of step {step}. Received: none in {folder.name}.")
 
 
-def keep(folder: Path, steps: Iterable[int]) -> None:
-    """Remove every checkpoint but those of `steps`."""
+def keep(folder: Path, steps: Iterable[int], *, fence: int) -> None:
+    """Remove every checkpoint of this and earlier attempts but those of `steps`."""
     kept = {f"step-{step:07d}" for step in steps}
     for path in list(_newest_first(folder)):
-        if path.name not in kept:
+        if path.name not in kept and _fence(path) <= fence:
             shutil.rmtree(path)
 
 
@@ -125,7 +126,11 @@ def restore(checkpoint: Checkpoint, *, network: nn.Module, optimizer: Optimizer)
 def _newest_first(folder: Path) -> Iterator[Path]:
     """By step (zero-padded, so names sort), then by fence."""
     found = [path for path in folder.glob("*/step-*") if path.name.removeprefix("step-").isdigit()]
-    yield from sorted(found, key=lambda path: (path.name, int(path.parent.name)), reverse=True)
+    yield from sorted(found, key=lambda path: (path.name, _fence(path)), reverse=True)
+
+
+def _fence(path: Path) -> int:
+    return int(path.parent.name)
 
 
 def _optimizer_tensors(optimizer: Optimizer) -> dict[str, Tensor]:

@@ -8,13 +8,14 @@ import json
 import logging
 import math
 import os
+import re
 import resource
 import signal
 import sys
 import time
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -23,6 +24,9 @@ from rich.table import Column, Table
 from catdog import __version__
 from catdog.errors import BadConfig, BadInput, BadSettings, CatdogError, NoModel, NotFound, Unavailable
 from catdog.settings import Settings, wait_passively
+
+if TYPE_CHECKING:
+    from catdog.config import TrainConfig
 
 STOPPED = 75
 IMPORT_MEMORY_BYTES = 4 * 2**30
@@ -41,7 +45,7 @@ data = typer.Typer(no_args_is_help=True, help="Data sets: draw pictures, import 
 models = typer.Typer(no_args_is_help=True, help="Networks: which there are, and their pretrained weights.")
 app.add_typer(data, name="data")
 app.add_typer(models, name="models")
-out = Console(highlight=False)
+out = Console(highlight=False, markup=False)
 
 
 def main() -> None:
@@ -118,8 +122,10 @@ def train(
     from catdog.display import Bars
 
     settings = Settings.load()
-    dataset = _dataset(data_source, settings, labels)
-    config = TrainConfig.parse({"dataset": dataset, **_fields(settings_of_run or [])})
+    fields = _fields(settings_of_run or [])
+    TrainConfig.parse({"dataset": "ds_" + "0" * 32, **fields})  # refused before any picture is copied
+    config = TrainConfig.parse({"dataset": _dataset(data_source, settings, labels), **fields})
+    _check_same_run(run_folder, config)
     config.write(run_folder)
     wait_passively()
     from catdog import run as phases  # torch is imported here, when everything that needs no torch has been checked
@@ -140,14 +146,28 @@ def train(
     out.print(f"ask it: catdog predict --package {run_folder / 'package'} FILE", soft_wrap=True)
 
 
+def _check_same_run(run_folder: Path, config: "TrainConfig") -> None:
+    """A run goes on only as what it was: its checkpoints, features and metrics belong to one config."""
+    if not (run_folder / "config.json").exists():
+        return
+    before, now = config.read(run_folder).model_dump(), config.model_dump()
+    changed = [name for name in now if now[name] != before[name]]
+    if changed:
+        raise BadConfig(
+            f"Expected the config this run began with. Received: another {', '.join(changed)} for {run_folder}.",
+            field=changed[0], remedy="Name another folder with --run, or leave the fields as they were.",
+        )
+
+
 def _dataset(source: str, settings: Settings, labels: str | None) -> str:
     """The id of the data set that `source` names or becomes."""
     from catdog import sources
+    from catdog.config import DATASET_ID
     from catdog.datasets import Dataset
     from catdog.display import Bars
     from catdog.progress import Progress
 
-    if (settings.datasets / source).is_dir() and "/" not in source:
+    if re.fullmatch(DATASET_ID, source):
         return Dataset.open(settings.datasets / source).id
     settings.make_folders()
     with Bars(out) as bars:
@@ -228,6 +248,8 @@ def predict(
     """Say what is on pictures."""
     from catdog.inference import Predictor
 
+    if package is not None and not (package / "package.json").is_file():
+        raise BadInput(f"Expected a model package, a folder with a package.json. Received: {package}.", remedy="Look at the path.")
     predictor = Predictor.load(package or _published(alias, Settings.load()))
     wrong = 0
     for file in files:
@@ -239,9 +261,9 @@ def predict(
             continue
         if as_json:
             answer = {"file": str(file), "label": prediction.label, "probabilities": prediction.probabilities}
-            out.print_json(json.dumps(answer), indent=None)
+            out.print(json.dumps(answer), soft_wrap=True)
         else:
-            out.print(f"{file}: [bold]{prediction.label}[/] {prediction.confidence:.3f}", soft_wrap=True)
+            out.print(f"{file}: {prediction.label} {prediction.confidence:.3f}", soft_wrap=True)
     if wrong:
         raise typer.Exit(2)
 
@@ -250,13 +272,15 @@ def _published(alias: str, settings: Settings) -> Path:
     from catdog.database import create_engine, migrate
     from catdog.registry import Registry
 
-    settings.make_folders()
+    nothing = NoModel(f"Expected a published model with the alias {alias!r}. Received: none in {settings.root}.")
+    if not settings.root.is_dir():
+        raise nothing
     engine = create_engine(settings.database)
     migrate(engine)
     registry = Registry(engine)
     version = registry.aliases().get(alias)
     if version is None:
-        raise NoModel(f"Expected a published model with the alias {alias!r}. Received: none in {settings.root}.")
+        raise nothing
     return settings.models / registry.get(version).digest
 
 
@@ -346,7 +370,8 @@ def config() -> None:
     settings = Settings.load()
     for name, field in Settings.model_fields.items():
         origin = "environment" if name in settings.model_fields_set else "default"
-        out.print(f"[bold]CATDOG_{name.upper()}[/] = {getattr(settings, name)}  ({origin})\n    {field.description}", soft_wrap=True)
+        value = re.sub(r"(://[^:/@]*:)[^@/]*@", r"\1***@", str(getattr(settings, name)))  # a URL's password
+        out.print(f"CATDOG_{name.upper()} = {value}  ({origin})\n    {field.description}", soft_wrap=True)
 
 
 @app.command()

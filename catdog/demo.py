@@ -6,23 +6,27 @@
 import contextlib
 import json
 import shutil
+import signal
 import sys
 import tempfile
 import time
 import zipfile
 from collections.abc import Iterator, Sequence
 from datetime import datetime
+from itertools import zip_longest
 from pathlib import Path
+from subprocess import Popen
+from types import FrameType
 from typing import IO, Any
 
 import httpx
+import psutil
 from rich.console import Console
 
 from catdog import process, sources
-from catdog.datasets import SUFFIXES
+from catdog.datasets import SUFFIXES, Planned, plan
 from catdog.display import Bars
 from catdog.errors import BadDataset, CatdogError, RunFailed, Unavailable
-from catdog.images import FORMATS
 from catdog.progress import Progress
 from catdog.settings import Settings
 
@@ -38,19 +42,23 @@ def show(out: Console, photographs: Path | None) -> None:
         RunFailed: the job did not succeed.
         Unavailable: the service did not come up.
     """
+    signal.signal(signal.SIGTERM, _leave)
     work = Path(tempfile.mkdtemp(prefix="catdog-demo-"))
     settings = Settings.load(port=0 if not sys.stdin.isatty() else None)
     settings.make_folders()
     try:
-        folder = photographs or _obtain(out, work)
+        folder = photographs or _obtain(out, settings, work)
         kept_back = _kept_back(folder)
-        archive = _pack(folder, work / "photographs.zip", without=kept_back if not (folder / "test").is_dir() else [])
+        archive = _pack(folder, work / "photographs.zip", without=kept_back)
         with _log(settings) as log:
             up = process.start([sys.executable, "-m", "catdog", "up"], environment=settings.environment(), stdout=log, stderr=log)
         try:
             address = _wait_until_up(settings, up)
-            with httpx.Client(base_url=address, headers=settings.authorization, timeout=120.0) as client:
-                _main_job(out, client, archive, kept_back)
+            with httpx.Client(base_url=address, headers=settings.authorization, timeout=120.0, trust_env=False) as client:
+                job = _main_job(out, client, archive)
+                _ask_about(out, client, folder, kept_back)
+            accuracy = job["result"]["metrics"]["test"]["accuracy"]
+            out.print(f"demo: test_accuracy={accuracy:.4f} train_seconds={_seconds(job):.1f} model={job['model']}", soft_wrap=True)
             if sys.stdin.isatty():
                 out.print(f"the service stays up at {address} ({address}/docs); Ctrl-C stops it", soft_wrap=True)
                 with contextlib.suppress(KeyboardInterrupt):
@@ -61,13 +69,18 @@ def show(out: Console, photographs: Path | None) -> None:
         shutil.rmtree(work, ignore_errors=True)
 
 
+def _leave(_number: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt  # a SIGTERM stops everything as Ctrl-C does
+
+
 def _log(settings: Settings) -> IO[bytes]:
     logs = settings.root / "logs"
     logs.mkdir(exist_ok=True)
     return (logs / "up.log").open("ab")
 
 
-def _main_job(out: Console, client: httpx.Client, archive: Path, kept_back: Sequence[Path]) -> None:
+def _main_job(out: Console, client: httpx.Client, archive: Path) -> dict[str, Any]:
+    """Upload, train, and wait until the model is served; returns the job."""
     dataset = _upload(out, client, archive)
     job = _ask(client.post("/v1/jobs", json={"dataset": dataset["id"]}))
     out.print(f"job {job['id']}: {job['config']['model']}, {job['config']['weights']} weights, training {job['config']['trainable']}")
@@ -79,14 +92,16 @@ def _main_job(out: Console, client: httpx.Client, archive: Path, kept_back: Sequ
         error = job["error"] or {"message": f"the job is {job['state']}", "remedy": ""}
         raise RunFailed(error["message"], remedy=error["remedy"])
     _wait_until_served(client, job["model"])
+    return job
+
+
+def _ask_about(out: Console, client: httpx.Client, folder: Path, kept_back: Sequence[Planned]) -> None:
     right = 0
     for picture in kept_back:
-        answer = _ask(client.post("/v1/predict", files={"file": (picture.name, picture.read_bytes())}))
-        out.print(f"  {picture.name}: [bold]{answer['label']}[/] ({answer['confidence']:.3f})")
-        right += answer["label"] in picture.name.lower()
+        answer = _ask(client.post("/v1/predict", files={"file": ("picture", (folder / picture.name).read_bytes())}))
+        out.print(f"  {picture.name}: {answer['label']} ({answer['confidence']:.3f})", soft_wrap=True)
+        right += answer["label"] == picture.label
     out.print(f"{right} of {len(kept_back)} right, on photographs that no training saw")
-    accuracy, seconds = job["result"]["metrics"]["test"]["accuracy"], _seconds(job)
-    out.print(f"demo: test_accuracy={accuracy:.4f} train_seconds={seconds:.1f} model={job['model']}", soft_wrap=True)
 
 
 def _upload(out: Console, client: httpx.Client, archive: Path) -> dict[str, Any]:
@@ -142,25 +157,28 @@ def _seconds(job: dict[str, Any]) -> float:
     return (datetime.fromisoformat(job["finished"]) - datetime.fromisoformat(job["started"])).total_seconds()
 
 
-def _wait_until_up(settings: Settings, up: Any) -> str:
+def _wait_until_up(settings: Settings, up: Popen[bytes]) -> str:
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline and up.poll() is None:
         try:
-            address = str(json.loads((settings.root / "service.json").read_text())["address"])
-            if httpx.get(f"{address}/health/live").status_code == 200:
+            service = json.loads((settings.root / "service.json").read_text())
+            address = str(service["address"])
+            # Another stack's service on the same folder is not the one this demo started.
+            if psutil.Process(service["pid"]).ppid() == up.pid and httpx.get(f"{address}/health/live", trust_env=False).status_code == 200:
                 return address
-        except (OSError, ValueError, httpx.HTTPError):
+        except (OSError, ValueError, psutil.NoSuchProcess, httpx.HTTPError):
             pass
         time.sleep(0.1)
     raise Unavailable("Expected the service to come up. Received: nothing.", remedy=f"Read {settings.root / 'logs'}.")
 
 
-def _obtain(out: Console, work: Path) -> Path:
+def _obtain(out: Console, settings: Settings, work: Path) -> Path:
     """Photographs to train on: the workshop's public subset, or drawn pictures where there is no network."""
     try:
         with Bars(out) as bars:
             return sources.fetch_workshop(
-                work, progress=lambda done, total: bars.show(Progress("step", phase="download", step=done, steps=total)),
+                settings.root / "downloads", settings=settings,
+                progress=lambda done, total: bars.show(Progress("step", phase="download", step=done, steps=total)),
             )
     except (OSError, httpx.HTTPError, CatdogError) as error:
         out.print(f"the public photographs cannot be downloaded here ({type(error).__name__}); drawing pictures instead")
@@ -169,22 +187,29 @@ def _obtain(out: Console, work: Path) -> Path:
     return work / "drawn"
 
 
-def _pictures(folder: Path) -> list[Path]:
-    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
-    if not found:
-        raise BadDataset(f"Expected pictures ({', '.join(FORMATS)}). Received: none in {folder}.")
-    return found
+def _names(folder: Path) -> list[str]:
+    return [path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*")) if path.suffix.lower() in SUFFIXES]
 
 
-def _kept_back(folder: Path) -> list[Path]:
-    """The photographs to ask about: of the test split if there is one, else spread over all; they will not be uploaded."""
-    candidates = _pictures(folder / "test" if (folder / "test").is_dir() else folder)
-    return candidates[:: max(1, len(candidates) // KEPT_BACK)][:KEPT_BACK]
+def _kept_back(folder: Path) -> list[Planned]:
+    """The photographs to ask about, in turn from each label: of the test split if there is one, else at most a fifth of each label."""
+    planned = plan(_names(folder))
+    tested = [picture for picture in planned if picture.split == "test"]
+    by_label: dict[str, list[Planned]] = {}
+    for picture in tested or planned:
+        by_label.setdefault(picture.label, []).append(picture)
+    each = -(-KEPT_BACK // len(by_label))
+    chosen = [
+        pictures[:: max(1, len(pictures) // each)][: each if tested else min(each, len(pictures) // 5)] for pictures in by_label.values()
+    ]
+    return [picture for turn in zip_longest(*chosen) for picture in turn if picture is not None][:KEPT_BACK]
 
 
-def _pack(folder: Path, archive: Path, *, without: Sequence[Path]) -> Path:
+def _pack(folder: Path, archive: Path, *, without: Sequence[Planned]) -> Path:
+    """Everything but the photographs kept back; those of a test split are uploaded, and no training sees them all the same."""
+    left_out = {picture.name for picture in without if picture.split != "test"}
     with zipfile.ZipFile(archive, "w", zipfile.ZIP_STORED) as packed:
-        for picture in _pictures(folder):
-            if picture not in without:
-                packed.write(picture, picture.relative_to(folder))
+        for name in _names(folder):
+            if name not in left_out:
+                packed.write(folder / name, name)
     return archive

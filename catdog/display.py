@@ -17,7 +17,7 @@ class Bars:
         self._console = console
         self._bars = RichProgress(
             TextColumn("{task.description:<10}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn(),
-            TextColumn("{task.fields[note]}"), console=console, disable=not console.is_terminal,
+            TextColumn("{task.fields[note]}", markup=False), console=console, disable=not console.is_terminal,
         )
         self._phase: str | None = None
         self._bar: TaskID | None = None
@@ -34,9 +34,10 @@ class Bars:
         if progress.phase is not None and progress.phase != self._phase:
             self._begin(progress.phase)
         if progress.result and "device" in progress.result:
-            self._console.print(f"device: {progress.result['device']['name']} ({progress.result['device']['reason']})", highlight=False)
+            device = progress.result["device"]
+            self._console.print(f"device: {device['name']} ({device['reason']})", highlight=False, markup=False)
         if progress.kind in ("warning", "finding") and progress.message:
-            self._console.print(f"[yellow]{progress.kind}[/]: {progress.message}", highlight=False)
+            self._console.print(f"{progress.kind}: {progress.message}", highlight=False, markup=False)
         if self._bar is not None and progress.steps:
             self._bars.update(self._bar, completed=progress.step or 0, total=progress.steps, note=_note(progress))
 

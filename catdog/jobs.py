@@ -135,10 +135,7 @@ class JobStore:
             BadInput: the key was used for another request, or is empty or longer than MAX_KEY_LENGTH.
             NotFound: there is no job `resumed_from`.
         """
-        if idempotency_key is not None and not 0 < len(idempotency_key) <= MAX_KEY_LENGTH:
-            raise BadInput(f"Expected an idempotency key of 1 to {MAX_KEY_LENGTH} characters. Received: {len(idempotency_key)} characters.")
-        request = json.dumps({"kind": kind, "config": dict(config), "resumed_from": resumed_from}, sort_keys=True, allow_nan=False)
-        digest = hashlib.sha256(request.encode()).hexdigest()
+        digest = _digest(config, kind, resumed_from, key=idempotency_key)
         now = timestamp()
         job_id = f"job_{uuid6.uuid7().hex}"
         row = {
@@ -156,11 +153,22 @@ class JobStore:
                 _record_state(connection, job_id, fence=0, transition=_Transition(None, JobState.QUEUED, "user"))
                 return _job(connection, job_id), True
         except IntegrityError:  # PostgreSQL: the same key was being written at the same moment
-            with reading(self._engine) as connection:
-                earlier = _job_of_key(connection, idempotency_key, digest)
-            if earlier is None:
+            replayed = self.replayed(config, kind=kind, resumed_from=resumed_from, idempotency_key=idempotency_key)
+            if replayed is None:
                 raise
-            return earlier, False
+            return replayed, False
+
+    def replayed(
+        self, config: Mapping[str, Any], *, kind: str = "train", resumed_from: str | None = None, idempotency_key: str | None,
+    ) -> Job | None:
+        """The job that `create` made of the same request with the same key. None: it would make a new one.
+
+        Raises:
+            BadInput: as create.
+        """
+        digest = _digest(config, kind, resumed_from, key=idempotency_key)
+        with reading(self._engine) as connection:
+            return _job_of_key(connection, idempotency_key, digest)
 
     def get(self, job_id: str) -> Job:
         """Read a job.
@@ -369,6 +377,14 @@ def _job(connection: Connection, job_id: str, *, lock: bool = False) -> Job:
     if row is None:
         raise NotFound(f"Expected the id of a job. Received: {job_id[:200]!r}.", remedy="List the jobs with GET /v1/jobs.")
     return Job.of(row)
+
+
+def _digest(config: Mapping[str, Any], kind: str, resumed_from: str | None, *, key: str | None) -> str:
+    """What tells this request from others with the same key."""
+    if key is not None and not 0 < len(key) <= MAX_KEY_LENGTH:
+        raise BadInput(f"Expected an idempotency key of 1 to {MAX_KEY_LENGTH} characters. Received: {len(key)} characters.")
+    request = json.dumps({"kind": kind, "config": dict(config), "resumed_from": resumed_from}, sort_keys=True, allow_nan=False)
+    return hashlib.sha256(request.encode()).hexdigest()
 
 
 def _job_of_key(connection: Connection, key: str | None, digest: str) -> Job | None:

@@ -78,7 +78,7 @@ def train(
 
     # 2. resume
     state = State()
-    if found := checkpoints.latest(folder):
+    if found := checkpoints.latest(folder, fence=fence):
         state = State.from_dict(found.state)
         checkpoints.restore(found, network=network, optimizer=optimizer)
     saved, saved_at = [asdict(state)], time.monotonic()
@@ -88,7 +88,7 @@ def train(
         path = checkpoints.save(folder, fence=fence, network=network, optimizer=optimizer, state=asdict(state))
         # The last two and the best of each: should the newest turn out broken, the one before it is still complete.
         saved, saved_at = [saved[-1], asdict(state)], time.monotonic()
-        checkpoints.keep(folder, {kept[name] for kept in saved for name in ("step", "best_step")})
+        checkpoints.keep(folder, {kept[name] for kept in saved for name in ("step", "best_step")}, fence=fence)
         return Progress("checkpoint", phase="training", epoch=state.epoch, step=state.step, path=str(path.relative_to(folder.parent)))
 
     # 3. epochs
@@ -174,5 +174,5 @@ def best(folder: Path) -> checkpoints.Checkpoint:
     Raises:
         CorruptCheckpoint: there is none.
     """
-    newest = checkpoints.latest(folder)
+    newest = checkpoints.latest(folder, fence=-1)  # only looks
     return checkpoints.at(folder, newest.state["best_step"] if newest else 0)

@@ -10,9 +10,11 @@ A phase whose product is on disk is skipped, so that a new attempt goes on where
 command line and the tests all call `run`; it knows nothing of job record, queue or service.
 """
 
+import copy
 import errno
 import json
 import random
+import shutil
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +27,7 @@ from catdog import catalogue, device, export, loaders, loop, losses
 from catdog.config import TrainConfig
 from catdog.datasets import Dataset
 from catdog.device import Device
-from catdog.errors import FAILURES, BadInput, CatdogError, DatasetChanged, NotFound
+from catdog.errors import FAILURES, BadConfig, BadInput, CatdogError, DatasetChanged, NotFound
 from catdog.files import sha256_of, write_atomically
 from catdog.images import Preprocess
 from catdog.loaders import Split
@@ -90,6 +92,8 @@ def run(folder: Path, settings: Settings, *, fence: int = 0) -> Generator[Progre
 def prepare(folder: Path, settings: Settings) -> Prepared:
     """Read the config, open the data set, choose the device, build the network: everything that can be refused early."""
     config = TrainConfig.read(folder)
+    for left in list(folder.rglob("*.tmp-*")):  # of an attempt that was killed
+        shutil.rmtree(left) if left.is_dir() else left.unlink()
     try:
         dataset = Dataset.open(settings.datasets / config.dataset)
     except NotFound as error:
@@ -101,8 +105,20 @@ def prepare(folder: Path, settings: Settings) -> Prepared:
     classifier = build(
         config.model, labels=dataset.labels, weights=config.weights, image_size=config.image_size, weights_folder=settings.weights,
     )
+    if config.batch_size == 1 and config.trainable == "all":
+        _check_single_image(classifier, config.image_size)
     preprocess = Preprocess(config.image_size, **catalogue.preprocess(config.model, config.weights))
     return Prepared(folder, config, chosen, dataset, preprocess, classifier)
+
+
+def _check_single_image(classifier: Classifier, image_size: int) -> None:
+    """Batch normalisation over one picture's 1 x 1 map has nothing to normalise by; tried on a copy."""
+    try:
+        copy.deepcopy(classifier).train()(torch.zeros((1, image_size, image_size, 3), dtype=torch.uint8))
+    except ValueError as error:
+        raise BadConfig(
+            f"batch_size: expected at least 2 for this network at this size. Received: 1 ({error}).", field="batch_size",
+        ) from error
 
 
 def _check_fingerprint(folder: Path, dataset: Dataset) -> None:
@@ -196,10 +212,11 @@ def packaging(prepared: Prepared) -> str:
 def failure(error: BaseException) -> Progress:
     """The `failed` Progress that says what an exception of `run` means."""
     if isinstance(error, BadInput):
-        code = error.code if error.code in ("config", "weights_unavailable") else "config"
+        code = error.code if error.code in FAILURES else "config"
         return Progress("failed", code=code, message=error.message, remedy=error.remedy)
     if isinstance(error, CatdogError):
-        return Progress("failed", code=error.code, message=error.message, remedy=error.remedy)
+        code = error.code if error.code in FAILURES else "internal"
+        return Progress("failed", code=code, message=error.message, remedy=error.remedy)
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return _failed("out_of_memory", error)
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):

@@ -109,6 +109,7 @@ class Stack:
         self._lock = FileLock(settings.root / "up.lock")
         logs = settings.root / "logs"
         logs.mkdir(exist_ok=True)
+        binary = None if settings.redis_url else redis_server()
         # A socket's path may have 107 bytes, a data folder's may be longer.
         self._private = Path(tempfile.mkdtemp(prefix="catdog-"))
         socket = self._private / "redis.sock"
@@ -118,8 +119,8 @@ class Stack:
         self.service = Part("service", [sys.executable, "-m", "service"], logs / "service.log", 10.0)
         self.worker = Part("worker", [sys.executable, "-m", "worker"], logs / "worker.log", worker_seconds)
         self.redis: Part | None = None
-        if settings.redis_url is None:
-            self.redis = Part("redis", [str(redis_server()), str(self._write_redis_config(socket))], logs / "redis.log", 5.0)
+        if binary is not None:
+            self.redis = Part("redis", [str(binary), str(self._write_redis_config(socket))], logs / "redis.log", 5.0)
             self._socket = socket
 
     @property
@@ -149,6 +150,7 @@ class Stack:
             self.worker.start(self._environment)
             self.service.start(self._environment)
             self._wait_for(self.service, self._service_answers)
+            self._wait_for(self.worker, lambda: self.worker.child is not None and self.worker.child.poll() is None)
         except BaseException:
             self.stop()
             raise
@@ -191,7 +193,7 @@ class Stack:
 
     def _service_answers(self) -> bool:
         with contextlib.suppress(OSError, ValueError, httpx.HTTPError):
-            return httpx.get(f"{self.address}/health/live").status_code == 200
+            return httpx.get(f"{self.address}/health/live", trust_env=False).status_code == 200
         return False
 
 

@@ -1,13 +1,16 @@
 """Importer: turns accepted uploads into data sets, one at a time, in a niced child that may die without harm.
 
 The child is `python -m catdog data accept FOLDER`. It reads request.json and archive.zip there and leaves dataset.json or refused.json.
-An upload whose child was killed, or whose service was, is taken up again; the third death refuses it.
+An upload whose child was killed, or whose service was, is taken up again; the third death refuses it. A child that says that this machine
+could not do it now is no death: its upload is kept and tried again, after those that wait behind it.
 """
 
 import logging
+import os
 import subprocess
 import sys
 import threading
+import time
 from collections import Counter
 from collections.abc import Sequence
 
@@ -19,13 +22,16 @@ from service.shelf import Entry, EntryState, Shelf
 log = logging.getLogger("catdog.service.importer")
 
 COMMAND = (sys.executable, "-m", "catdog", "data", "accept")
+NOT_NOW = os.EX_TEMPFAIL
+"""The exit status by which the child says that this machine could not do it now: its disk is full."""
 MAX_DEATHS = 3
 NICENESS = 10
 STOP_SECONDS = 2.0
 IDLE_SECONDS = 5.0
-"""How often to look without being woken: another service may share the folder, and may have died."""
+"""How often to look without being woken: another service may share the folder, and may have died. And when what failed is tried again."""
 _NOT_FOR_THE_CHILD = ("CATDOG_DATABASE_URL", "CATDOG_REDIS_URL", "CATDOG_TOKEN_FILE", "CATDOG_HOST")
-"""It reads strangers' files, so it is told no secret; and without a token file it could not even read the setting of a host."""
+"""Not told to the child, because it reads strangers' files. All else in this process's environment it sees, and it may read every file
+that the service may: this is no sandbox. (Without the token file the host would be refused as a setting, so it goes too.)"""
 
 
 class Importer:
@@ -36,6 +42,7 @@ class Importer:
         self._shelf = shelf
         self._command = command
         self._deaths: Counter[str] = Counter()
+        self._not_before: dict[str, float] = {}
         self._woken = threading.Event()
         self._closing = threading.Event()
         self._lock = threading.Lock()
@@ -44,8 +51,7 @@ class Importer:
 
     def start(self) -> None:
         """Begin with what an earlier service accepted and did not finish."""
-        for dataset_id in self._shelf.sweep():
-            log.warning("event=abandoned_upload_removed dataset=%s", dataset_id)
+        self._sweep()
         self._thread.start()
 
     def wake(self) -> None:
@@ -66,14 +72,21 @@ class Importer:
         while not self._closing.is_set():
             self._woken.clear()
             try:
-                waiting = self._shelf.importing()
+                now = time.monotonic()
+                waiting = [entry for entry in self._shelf.importing() if self._not_before.get(entry.id, now) <= now]
                 for entry in waiting[:1]:
                     self._import(entry)
+                if not waiting:
+                    self._sweep()
             except Exception:  # nobody would notice that this thread has died, and nothing be imported
                 log.exception("event=import_not_possible")
                 waiting = []
             if not waiting:
                 self._woken.wait(IDLE_SECONDS)
+
+    def _sweep(self) -> None:
+        for name in self._shelf.sweep():
+            log.warning("event=leftover_removed name=%s", name)
 
     def _import(self, entry: Entry) -> None:
         log.info("event=import_started dataset=%s", entry.id)
@@ -91,7 +104,11 @@ class Importer:
                 return
         state = self._shelf.entry(entry.id).state
         log.info("event=import_ended dataset=%s state=%s exit=%d", entry.id, state, status)
-        if state is EntryState.IMPORTING:
+        if state is not EntryState.IMPORTING:
+            return
+        if status == NOT_NOW:
+            self._not_before[entry.id] = time.monotonic() + IDLE_SECONDS
+        else:
             self._deaths[entry.id] += 1
             if self._deaths[entry.id] >= MAX_DEATHS:
                 message = f"Expected an import that ends. Received: a process that died {MAX_DEATHS} times, at last with status {status}."

@@ -63,7 +63,10 @@ def open_parts(settings: Settings) -> Iterator[Parts]:
         yield parts
 
 
-def all_parts(request: Request) -> Parts:
+# These are async although they await nothing: others would run in the threads that the routes share, behind those that wait for a database.
+
+
+async def all_parts(request: Request) -> Parts:
     """The parts of the application that answers."""
     parts: Parts = request.app.state.parts
     return parts
@@ -72,19 +75,19 @@ def all_parts(request: Request) -> Parts:
 AllParts = Annotated[Parts, Depends(all_parts)]
 
 
-def _settings(parts: AllParts) -> Settings:
+async def _settings(parts: AllParts) -> Settings:
     return parts.settings
 
 
-def _jobs(parts: AllParts) -> JobStore:
+async def _jobs(parts: AllParts) -> JobStore:
     return parts.jobs
 
 
-def _models(parts: AllParts) -> Registry:
+async def _models(parts: AllParts) -> Registry:
     return parts.registry
 
 
-def _datasets(parts: AllParts) -> Shelf:
+async def _datasets(parts: AllParts) -> Shelf:
     return parts.shelf
 
 

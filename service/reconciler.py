@@ -18,6 +18,9 @@ from service.publisher import Publisher
 
 log = logging.getLogger("catdog.service.reconciler")
 
+PATIENT_SWEEPS = 3
+"""A job that is due may wait so long for a worker before it is said that there is none."""
+
 
 class Reconciler:
     """The thread, and what it remembers of the leases."""
@@ -29,6 +32,8 @@ class Reconciler:
         self._clock = clock
         self._lock = FileLock(settings.root / "reconciler.lock", thread_local=False)
         self._moved: dict[tuple[str, int], tuple[int, float]] = {}
+        self._unclaimed: frozenset[str] = frozenset()
+        self._unclaimed_since = 0.0
         self._closing = threading.Event()
         self._readable = True
         self._thread = threading.Thread(target=self._work, name="reconciler", daemon=True)
@@ -48,6 +53,11 @@ class Reconciler:
             self._thread.join()
         self._lock.release()
 
+    def unclaimed(self) -> int:
+        """How many jobs have been due for longer than PATIENT_SWEEPS while no worker had one; 0 also in a service that does not lead."""
+        still = self._clock() - self._unclaimed_since
+        return len(self._unclaimed) if still > PATIENT_SWEEPS * self._settings.sweep_seconds else 0
+
     def sweep(self) -> None:
         """Look once, if this is the leader.
 
@@ -55,6 +65,8 @@ class Reconciler:
             Unavailable: the job record does not answer.
         """
         if not self._leads():
+            self._unclaimed = frozenset()
+            self._publisher.publish_if_empty([])
             return
         now = self._clock()
         leases = self._jobs.leases()
@@ -66,8 +78,13 @@ class Reconciler:
             elif still >= self._settings.lease_seconds:
                 self._take_back(lease, f"its worker has not renewed its lease for {still:.0f} seconds")
         due = self._jobs.due()
-        if due:
-            self._publisher.publish_if_empty(due)
+        self._note_unclaimed(frozenset() if leases else frozenset(due), now)
+        self._publisher.publish_if_empty(due)  # also when there are none: only so is it known whether Redis answers
+
+    def _note_unclaimed(self, unclaimed: frozenset[str], now: float) -> None:
+        if not self._unclaimed or not self._unclaimed <= unclaimed:  # none waited, or one of them was claimed, if only for a moment
+            self._unclaimed_since = now
+        self._unclaimed = unclaimed
 
     def _last_move(self, lease: Lease, now: float) -> tuple[int, float]:
         known = self._moved.get((lease.job_id, lease.fence))

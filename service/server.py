@@ -21,6 +21,8 @@ from service.app import create_app
 GRACE_SECONDS = 5
 """From SIGTERM until requests under way are cut off."""
 BACKLOG = 2048
+MAX_HEAD_BYTES = 64 * 2**10
+"""So much of a request line with headers is kept while its end has not come. Nothing behind the protocol sees it before that."""
 
 
 class Server(uvicorn.Server):
@@ -28,7 +30,9 @@ class Server(uvicorn.Server):
 
     def __init__(self, app: FastAPI, settings: Settings) -> None:
         super().__init__(uvicorn.Config(
-            app, loop="uvloop", http="httptools", ws="none", lifespan="on", log_config=None, access_log=False,
+            # Not httptools, which uvicorn would rather take: it puts no limit to the headers of a request.
+            app, loop="uvloop", http="h11", h11_max_incomplete_event_size=MAX_HEAD_BYTES, ws="none", lifespan="on",
+            log_config=None, access_log=False,
             server_header=False, proxy_headers=False, timeout_graceful_shutdown=GRACE_SECONDS,
         ))
         self._app = app

@@ -8,15 +8,19 @@ A folder with none of these is an upload that has not ended; for everybody but i
 """
 
 import json
+import math
 import re
 import shutil
 import time
 import uuid
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from catdog.config import DATASET_ID
 from catdog.datasets import Dataset
@@ -25,6 +29,8 @@ from catdog.files import sync_folder, write_atomically
 
 ABANDONED_SECONDS = 3600.0
 """An upload in whose folder nothing has changed for so long is not being sent any more."""
+_STAGING = re.compile(r".+\.staging-([0-9]{1,9})(-.*)?")
+"""The folder beside a data set in which the process of this number makes it."""
 
 
 class EntryState(StrEnum):
@@ -108,17 +114,30 @@ class Shelf:
         """Give up a data set and say why."""
         with write_atomically(folder / "refused.json") as path:
             path.write_text(json.dumps({"code": code, "message": message, "remedy": remedy, "offenders": []}))
-        (folder / "archive.zip").unlink(missing_ok=True)
+        for name in ("archive.zip", "records.jsonl"):
+            (folder / name).unlink(missing_ok=True)
+        for unfinished in (folder / "images", *self._folder.glob(f"{folder.name}.staging-*")):
+            shutil.rmtree(unfinished, ignore_errors=True)
 
     def sweep(self) -> list[str]:
-        """Remove the uploads that a dead service left half sent; return their ids."""
-        abandoned = [
-            path for path in self._folder.iterdir()
-            if re.fullmatch(DATASET_ID, path.name) and _state(path) is None and time.time() - _newest(path) > ABANDONED_SECONDS
-        ]
-        for path in abandoned:
-            shutil.rmtree(path, ignore_errors=True)
-        return [path.name for path in abandoned]
+        """Remove what the dead left: uploads half sent, data sets half made, and the archives of those decided. Return what was removed."""
+        archives = [entry.folder / "archive.zip" for entry in self.entries() if entry.state is not EntryState.IMPORTING]
+        removed = []
+        for archive in archives:
+            if archive.exists():
+                archive.unlink(missing_ok=True)
+                removed.append(f"{archive.parent.name}/{archive.name}")
+        for folder in list(self._abandoned()):
+            shutil.rmtree(folder, ignore_errors=True)
+            removed.append(folder.name)
+        return removed
+
+    def _abandoned(self) -> Iterator[Path]:
+        for path in self._folder.iterdir():
+            staging = _STAGING.fullmatch(path.name)
+            left = not psutil.pid_exists(int(staging[1])) if staging else re.fullmatch(DATASET_ID, path.name) and _state(path) is None
+            if left and time.time() - _newest(path) > ABANDONED_SECONDS:
+                yield path
 
 
 def _state(folder: Path) -> EntryState | None:
@@ -142,4 +161,7 @@ def _changed(path: Path) -> float:
 
 
 def _newest(folder: Path) -> float:
-    return max(_changed(path) for path in (folder, *folder.iterdir()))
+    try:
+        return max(_changed(path) for path in (folder, *folder.iterdir()))
+    except OSError:  # it has vanished in the meantime: its uploader, or another service, removed it
+        return math.inf

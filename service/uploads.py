@@ -10,7 +10,6 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 
 from catdog import sources
-from catdog.errors import TooLarge
 from catdog.files import sync_folder
 from catdog.settings import Settings
 from service.shelf import Shelf
@@ -31,7 +30,7 @@ async def receive_archive(request: Request, shelf: Shelf, *, settings: Settings,
     folder = await run_in_threadpool(shelf.reserve)
     unfinished = folder / "archive.zip.part"
     try:
-        await _write(request, unfinished, limit=settings.max_archive_bytes)
+        await _write(request, unfinished)
         await run_in_threadpool(sources.check_archive, unfinished, settings, wish["labels"], wish["rule"])
         await run_in_threadpool(_accept, shelf, folder, unfinished, wish)
     except BaseException:
@@ -41,14 +40,10 @@ async def receive_archive(request: Request, shelf: Shelf, *, settings: Settings,
     return folder.name
 
 
-async def _write(request: Request, path: Path, *, limit: int) -> None:
-    written = 0
+async def _write(request: Request, path: Path) -> None:
     block = bytearray()
     with path.open("xb", buffering=0) as file:
         async for chunk in request.stream():
-            written += len(chunk)
-            if written > limit:
-                raise TooLarge(f"Expected an archive of at most {limit} bytes. Received: more.", limit=limit)
             block += chunk
             if len(block) >= BLOCK_BYTES:
                 await run_in_threadpool(_write_all, file, bytes(block))

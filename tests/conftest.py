@@ -1,4 +1,4 @@
-"""Fixtures that every test may use: the shared photographs, a clean environment, one living stack, one finished run."""
+"""Fixtures that every test may use: the shared photographs, one living stack, one finished run."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -20,12 +20,8 @@ def missing(what: str) -> None:
     pytest.skip(f"{what} is missing")
 
 
-@pytest.fixture(autouse=True)
-def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No CATDOG_* variable of the person who runs the tests leaks into them."""
-    for name in os.environ:
-        if name.startswith("CATDOG_"):
-            monkeypatch.delenv(name)
+for _name in [name for name in os.environ if name.startswith("CATDOG_")]:
+    del os.environ[_name]  # before any fixture, so that no live stack ever meets the database of the person who runs the tests
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -43,6 +43,7 @@ class LiveStack:
         self.settings = Settings.load(data_dir=folder / "data", port=0, **settings)
         self.settings.make_folders()
         self._log = folder / "up.log"
+        self.client = httpx.Client()
 
     def __enter__(self) -> Self:
         with self._log.open("ab") as log:
@@ -69,7 +70,8 @@ class LiveStack:
         assert self.up.poll() is None, self._log.read_text()
         try:
             self.address = json.loads((self.settings.root / "service.json").read_text())["address"]
-            self.client = httpx.Client(base_url=self.address, headers=self.settings.authorization, timeout=60)
+            self.client.close()
+            self.client = httpx.Client(base_url=self.address, headers=self.settings.authorization, timeout=60, trust_env=False)
             return self.client.get("/health/ready").status_code == 200
         except (OSError, ValueError, httpx.HTTPError):
             return False
@@ -170,8 +172,11 @@ class Finished:
     printed: str
 
 
-def command_line(*arguments: str, settings: Settings, **options: Any) -> subprocess.CompletedProcess[str]:
-    """Run `catdog ARGUMENTS` with these settings."""
+def command_line(
+    *arguments: str, settings: Settings, extra: Mapping[str, str] | None = None, **options: Any,
+) -> subprocess.CompletedProcess[str]:
+    """Run `catdog ARGUMENTS` with these settings and extra variables."""
+    environment = settings.environment() | dict(extra or {})
     return subprocess.run(
-        [sys.executable, "-m", "catdog", *arguments], env=settings.environment(), capture_output=True, text=True, check=False, **options,
+        [sys.executable, "-m", "catdog", *arguments], env=environment, capture_output=True, text=True, check=False, **options,
     )

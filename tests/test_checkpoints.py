@@ -50,9 +50,9 @@ def test_latest_is_the_one_with_the_most_steps_of_any_fence(tmp_path: Path) -> N
     save(tmp_path, 9, fence=1)
     save(tmp_path, 1000, fence=1)
     save(tmp_path, 20, fence=2)
-    found = checkpoints.latest(tmp_path)
+    found = checkpoints.latest(tmp_path, fence=2)
     assert found is not None and found.step == 1000
-    assert checkpoints.latest(tmp_path / "nothing") is None
+    assert checkpoints.latest(tmp_path / "nothing", fence=1) is None
 
 
 @pytest.mark.parametrize("name", ["weights.safetensors", "optimizer.safetensors", "state.json", "MANIFEST.json"])
@@ -66,7 +66,7 @@ def test_one_flipped_bit_anywhere_is_found_and_the_one_before_is_used(tmp_path: 
     data = bytearray((newest / name).read_bytes())
     data[int(where * len(data))] ^= 1 << bit
     (newest / name).write_bytes(data)
-    found = checkpoints.latest(folder)
+    found = checkpoints.latest(folder, fence=1)
     assert found is not None and found.step == 1
     assert newest.with_name("step-0000002.corrupt").is_dir()
 
@@ -76,15 +76,26 @@ def test_a_save_that_was_killed_half_way_does_not_exist(tmp_path: Path, name: st
     save(tmp_path, 1)
     newest = save(tmp_path, 2)
     (newest / name).unlink()
-    found = checkpoints.latest(tmp_path)
+    found = checkpoints.latest(tmp_path, fence=2)
     assert found is not None and found.step == 1
 
 
 def test_keep_removes_the_others(tmp_path: Path) -> None:
     for number in (1, 2, 3):
         save(tmp_path, number)
-    checkpoints.keep(tmp_path, {1, 3})
+    checkpoints.keep(tmp_path, {1, 3}, fence=1)
     assert sorted(path.name for path in (tmp_path / "1").iterdir()) == ["step-0000001", "step-0000003"]
     assert checkpoints.at(tmp_path, 1).step == 1
     with pytest.raises(CorruptCheckpoint, match="step 2"):
         checkpoints.at(tmp_path, 2)
+
+
+def test_a_lost_attempt_that_still_breathes_cannot_touch_its_successors(tmp_path: Path) -> None:
+    save(tmp_path, 120, fence=1)
+    ahead = [save(tmp_path, 500, fence=2), save(tmp_path, 600, fence=2)]
+    unfinished = save(tmp_path, 700, fence=2)
+    (unfinished / "MANIFEST.json").unlink()
+    checkpoints.keep(tmp_path, {120}, fence=1)
+    found = checkpoints.latest(tmp_path, fence=1)
+    assert found is not None and found.step == 600
+    assert all(path.is_dir() for path in (*ahead, unfinished))

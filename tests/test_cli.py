@@ -92,3 +92,32 @@ def test_a_misspelt_variable_is_a_warning(settings: Settings, monkeypatch: pytes
 def test_an_unsafe_bind_is_refused(settings: Settings) -> None:
     done = command_line("up", "--host", "0.0.0.0", settings=settings)
     assert done.returncode == 2 and "CATDOG_TOKEN_FILE" in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_a_run_goes_on_only_as_what_it_was(finished: Finished) -> None:
+    where = ["--data", str(finished.pictures), "--run", str(finished.run)]
+    done = command_line("train", *where, "--set", "epochs=9", "--set", "loss=mse", settings=finished.settings)
+    assert done.returncode == 2
+    assert "another" in done.stderr and "loss" in done.stderr and "--run" in done.stderr
+
+
+def test_a_mistyped_package_is_named(finished: Finished, tmp_path: Path) -> None:
+    done = command_line("predict", "--package", str(tmp_path / "typo"), "x.jpg", settings=finished.settings)
+    assert done.returncode == 2 and "typo" in done.stderr
+
+
+def test_a_name_with_brackets_is_printed_as_it_is(finished: Finished, tmp_path: Path) -> None:
+    picture = tmp_path / "cat[old] [bold].jpg"
+    picture.write_bytes(next(finished.pictures.iterdir()).read_bytes())
+    done = command_line("predict", "--package", str(finished.run / "package"), str(picture), settings=finished.settings)
+    assert done.returncode == 0 and str(picture) in done.stdout
+
+
+def test_config_shows_no_password(settings: Settings) -> None:
+    done = command_line("config", settings=settings.model_copy(update={"redis_url": "redis://user:hunter2@127.0.0.1:1/0"}))
+    assert "hunter2" not in done.stdout and "redis://user:***@127.0.0.1:1/0" in done.stdout
+
+
+def test_predict_leaves_no_data_folder_behind(settings: Settings) -> None:
+    assert command_line("predict", "x.jpg", settings=settings).returncode == 2
+    assert not settings.root.exists()

@@ -101,10 +101,22 @@ def test_a_key_makes_one_job_of_one_request(store: JobStore) -> None:
     assert store.create({"a": 1, "b": 2})[0].id != store.create({"a": 1, "b": 2})[0].id
 
 
+def test_what_a_key_made_can_be_looked_up_without_making_anything(store: JobStore) -> None:
+    assert store.replayed({"a": 1}, idempotency_key="k") is None
+    made, _ = store.create({"a": 1}, idempotency_key="k")
+    assert store.replayed({"a": 1}, idempotency_key="k") == made
+    assert store.replayed({"a": 1}, idempotency_key=None) is None
+    for config, kind in (({"a": 2}, "train"), ({"a": 1}, "examine")):
+        with pytest.raises(BadInput, match=made.id):
+            store.replayed(config, kind=kind, idempotency_key="k")
+    assert store.list() == [made]
+
+
 @pytest.mark.parametrize("key", ["", "k" * 256])
 def test_a_key_has_a_length(store: JobStore, key: str) -> None:
-    with pytest.raises(BadInput, match="1 to 255 characters"):
-        store.create({}, idempotency_key=key)
+    for ask in (store.create, store.replayed):
+        with pytest.raises(BadInput, match="1 to 255 characters"):
+            ask({}, idempotency_key=key)
 
 
 def test_twenty_posts_with_one_key_make_one_job(store: JobStore) -> None:

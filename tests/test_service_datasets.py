@@ -4,18 +4,21 @@ import io
 import json
 import os
 import socket
+import subprocess
 import sys
 import time
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from catdog.errors import NotFound
 from catdog.settings import Settings
-from service.importer import MAX_DEATHS, Importer
+from service import importer as importing
+from service.importer import MAX_DEATHS, NOT_NOW, Importer
 from service.shelf import ABANDONED_SECONDS, EntryState, Shelf
 from tests.serving import Service, archive, is_problem, wait_for
 
@@ -94,9 +97,20 @@ def test_another_content_type_is_refused(shared_service: Service, kind: str) -> 
     assert list(shared_service.settings.datasets.iterdir()) == []
 
 
-@pytest.mark.parametrize("query", [{"labels": "cat"}, {"labels": "cat,"}, {"labels": "cat,Cat"}, {"rule": "magic"}, {"seed": -1}])
+@pytest.mark.parametrize("query", [{"rule": "magic"}, {"seed": -1}])
 def test_a_wrong_wish_is_refused(shared_service: Service, query: dict[str, Any]) -> None:
     is_problem(upload(shared_service, archive(NAMES), **query), 422, "bad_input")
+    assert list(shared_service.settings.datasets.iterdir()) == []
+
+
+@pytest.mark.parametrize("labels", ["cat", "cat,", "cat,Cat", "cat,a/b", "cat," + "x" * 65, "caf\u00e9,cafe\u0301"])
+def test_wrong_labels_are_refused_before_the_archive_is_sent(shared_service: Service, labels: str) -> None:
+    query = httpx.QueryParams({"labels": labels})
+    head = f"POST /v1/datasets?{query} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/zip\r\nContent-Length: 5000\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", shared_service.port), timeout=20) as connection:
+        connection.sendall(head.encode())
+        answer = b"".join(iter(lambda: connection.recv(65536), b""))
+    assert answer.startswith(b"HTTP/1.1 422") and b'"code":"bad_dataset"' in answer
     assert list(shared_service.settings.datasets.iterdir()) == []
 
 
@@ -143,12 +157,112 @@ def test_abandoned_uploads_are_swept_and_others_are_not(settings: Settings) -> N
     shelf = Shelf(settings.datasets)
     abandoned, fresh, accepted = shelf.reserve(), shelf.reserve(), shelf.reserve()
     shelf.accept(accepted, {"source": "drawn"})
-    for folder in (abandoned, accepted):
-        for path in (*folder.iterdir(), folder):
-            os.utime(path, (time.time() - 2 * ABANDONED_SECONDS,) * 2)
+    age(abandoned, accepted)
     assert shelf.sweep() == [abandoned.name]
     assert {path.name for path in settings.datasets.iterdir()} == {fresh.name, accepted.name}
     assert [entry.id for entry in shelf.importing()] == [accepted.name]
+
+
+def age(*folders: Path) -> None:
+    """Let it be long since anything changed there."""
+    for folder in folders:
+        for path in (*folder.iterdir(), folder):
+            os.utime(path, (time.time() - 2 * ABANDONED_SECONDS,) * 2)
+
+
+def test_what_dead_imports_left_is_swept_and_the_work_of_live_ones_is_not(settings: Settings) -> None:
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    shelf = Shelf(settings.datasets)
+    dead, fresh, alive = (
+        settings.datasets / f"ds_{'0' * 32}.staging-{pid}-{name}" for pid, name in ((ended.pid, "a"), (ended.pid, "b"), (os.getpid(), "c"))
+    )
+    ready, refused, accepted = (shelf.reserve() for _ in range(3))
+    for folder in (dead, fresh, alive):
+        (folder / "images").mkdir(parents=True)
+    for folder in (ready, refused, accepted):
+        (folder / "archive.zip").write_bytes(b"")
+    (ready / "dataset.json").write_text("{}")
+    (refused / "refused.json").write_text("{}")
+    age(dead, alive, accepted)
+    assert set(shelf.sweep()) == {dead.name, f"{ready.name}/archive.zip", f"{refused.name}/archive.zip"}
+    assert {path.name for path in settings.datasets.iterdir()} == {path.name for path in (fresh, alive, ready, refused, accepted)}
+    assert [folder for folder in (ready, refused, accepted) if (folder / "archive.zip").exists()] == [accepted]
+    assert shelf.sweep() == []
+
+
+def test_a_folder_may_vanish_while_it_is_looked_at(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    shelf = Shelf(settings.datasets)
+    vanishing, abandoned = shelf.reserve(), shelf.reserve()
+    age(vanishing, abandoned)
+    look = Path.iterdir
+
+    def look_too_late(path: Path) -> Iterator[Path]:
+        if path == vanishing and vanishing.exists():
+            vanishing.rmdir()
+        return look(path)
+
+    monkeypatch.setattr(Path, "iterdir", look_too_late)
+    assert shelf.sweep() == [abandoned.name]
+
+
+def test_what_is_abandoned_is_also_swept_while_the_service_runs(settings: Settings) -> None:
+    importer = run_importer(settings, "")
+    abandoned = Shelf(settings.datasets).reserve()
+    age(abandoned)
+    importer.wake()
+    wait_for(lambda: not abandoned.exists(), what="the sweep")
+    importer.close()
+
+
+def test_a_refusal_takes_what_was_made_with_it(settings: Settings) -> None:
+    folder, other = waiting(settings), waiting(settings)
+    for entry in (folder, other):
+        (entry / "images" / "00").mkdir(parents=True)
+        (entry / "records.jsonl").write_text("")
+        entry.with_name(f"{entry.name}.staging-1-x").mkdir()
+    Shelf(settings.datasets).refuse(folder, code="internal", message="m", remedy="r")
+    assert {path.name for path in folder.iterdir()} == {"request.json", "refused.json"}
+    assert {path.name for path in other.iterdir()} == {"request.json", "archive.zip", "images", "records.jsonl"}
+    assert [path.name for path in settings.datasets.glob("*.staging-*")] == [f"{other.name}.staging-1-x"]
+
+
+def test_an_import_that_this_machine_cannot_do_now_is_tried_until_it_can(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importing, "IDLE_SECONDS", 0.05)
+    large, small = waiting(settings), waiting(settings)
+    os.utime(large / "request.json", (0, 0))
+    code = f"""
+import pathlib, sys
+folder = pathlib.Path(sys.argv[1])
+with open(folder / "tries", "a") as file: file.write("x")
+if folder.name == {large.name!r} and len((folder / "tries").read_text()) <= {2 * MAX_DEATHS}:
+    sys.exit({NOT_NOW})
+(folder / "dataset.json").write_text("{{}}")
+"""
+    importer = run_importer(settings, code)
+    shelf = Shelf(settings.datasets)
+    wait_for(lambda: shelf.entry(large.name).state is not EntryState.IMPORTING, what="the end of the large import")
+    assert shelf.entry(large.name).state is EntryState.READY and NOT_NOW == 75
+    assert (small / "tries").read_text() == "x" and shelf.entry(small.name).state is EntryState.READY
+    importer.close()
+
+
+def test_what_cannot_be_imported_now_holds_up_nothing_else(settings: Settings) -> None:
+    large, small = waiting(settings), waiting(settings)
+    os.utime(large / "request.json", (0, 0))
+    code = f"""
+import pathlib, sys
+folder = pathlib.Path(sys.argv[1])
+if folder.name == {large.name!r}:
+    with open(folder / "tries", "a") as file: file.write("x")
+    sys.exit({NOT_NOW})
+(folder / "dataset.json").write_text("{{}}")
+"""
+    importer = run_importer(settings, code)
+    shelf = Shelf(settings.datasets)
+    wait_for(lambda: shelf.entry(small.name).state is EntryState.READY, what="the small import")
+    importer.close()
+    assert (large / "tries").read_text() == "x" and (large / "archive.zip").exists()
 
 
 def waiting(settings: Settings) -> Path:

@@ -1,5 +1,6 @@
 """service/door.py: Host, token, body limits, the headers on the way out."""
 
+import contextlib
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -35,6 +36,20 @@ def test_the_host_must_be_one_of_ours(shared_service: Service, host: str, status
 def test_a_request_with_two_hosts_or_none_is_refused(shared_service: Service) -> None:
     for hosts in (b"", b"Host: localhost\r\nHost: evil.example\r\n"):
         assert converse(shared_service, b"GET / HTTP/1.1\r\n" + hosts + b"Connection: close\r\n\r\n").startswith(b"HTTP/1.1 400")
+
+
+def test_headers_without_end_are_refused_before_they_fill_the_memory(shared_service: Service) -> None:
+    header = b"X-Padding: " + b"x" * 4083 + b"\r\n"
+    sent = 0
+    with socket.create_connection(("127.0.0.1", shared_service.port), timeout=20) as connection:
+        with contextlib.suppress(ConnectionError):
+            connection.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n")
+            # What the kernel's buffers on the way hold counts as sent, although the service never read it.
+            while sent < 64 * 2**20:
+                connection.sendall(header)
+                sent += len(header)
+        assert sent < 64 * 2**20
+    assert shared_service.client.get("/", headers={"X-Padding": "x" * 30_000}).status_code == 200
 
 
 def test_further_hosts_can_be_allowed(settings: Settings, serve: Callable[[Settings], Service]) -> None:

@@ -1,8 +1,10 @@
 """service/routes/jobs.py: a job over HTTP, from acceptance to its last event."""
 
 import json
+import shutil
 import threading
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import httpx
@@ -76,6 +78,18 @@ def test_the_same_key_and_body_give_the_same_job(shared_service: Service, datase
     assert (first.status_code, second.status_code) == (202, 200) and first.json()["id"] == second.json()["id"]
     other = shared_service.client.post("/v1/jobs", json=body(dataset, seed=9), headers={"Idempotency-Key": "k1"})
     is_problem(other, 422, "bad_input")
+
+
+def test_a_repeated_request_is_answered_also_when_its_data_set_has_gone(service: Service, dataset: Dataset) -> None:
+    here = service.settings.datasets / dataset.id
+    shutil.copytree(dataset.folder, here)
+    post = partial(service.client.post, "/v1/jobs", json=body(dataset))
+    first = post(headers={"Idempotency-Key": "k1"})
+    shutil.rmtree(here)
+    again = post(headers={"Idempotency-Key": "k1"})
+    assert (first.status_code, again.status_code) == (202, 200) and first.json()["id"] == again.json()["id"]
+    is_problem(post(headers={"Idempotency-Key": "k2"}), 422, "config")
+    is_problem(post(), 422, "config")
 
 
 def test_jobs_are_listed_newest_first_by_state_and_page(shared_service: Service, jobs: JobStore) -> None:
@@ -180,6 +194,13 @@ def test_events_are_live_end_with_the_job_and_can_be_asked_for_again(shared_serv
         replayed = list(messages(response))
     assert [message["id"] for message in replayed] == [str(event.seq) for event in jobs.events(running.job_id)]
     is_problem(shared_service.client.get("/v1/jobs/job_none/events"), 404, "not_found")
+
+
+@pytest.mark.parametrize("number", ["9" * 20, "9" * 5000, "seven", "-1", "1.5"])
+def test_an_event_id_that_is_none_is_refused_before_the_stream(shared_service: Service, jobs: JobStore, number: str) -> None:
+    path = f"/v1/jobs/{jobs.create({})[0].id}/events"
+    problem = is_problem(shared_service.client.get(path, headers={"Last-Event-ID": number}), 422, "bad_input")
+    assert [wrong["pointer"] for wrong in problem["errors"]] == ["/header/last-event-id"]
 
 
 def test_the_log_is_its_end(shared_service: Service, jobs: JobStore) -> None:

@@ -1,6 +1,7 @@
 """service/routes/predict.py, routes/models.py, predictors.py: published models answer, and are swapped without a restart."""
 
 import json
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,6 +22,8 @@ from tests.serving import SIZE, Service, is_problem, make_package, picture, publ
 
 pytest_plugins = ("tests.service_fixtures",)
 
+THREADS = 40
+"""So many routes that are no coroutines run at once; starlette has anyio's number."""
 RED, GREEN = picture((250, 10, 0)), picture((10, 250, 0))
 
 
@@ -71,8 +74,35 @@ def test_another_form_or_type_is_refused(served: Service) -> None:
     assert is_problem(post("/v1/predict", files={"other": RED}), 422, "bad_input")["errors"][0]["pointer"] == "/file"
     is_problem(post("/v1/predict", files=[("file", RED), ("file", RED)]), 400, "bad_request")
     is_problem(post("/v1/predict", content=b"x", headers={"Content-Type": "multipart/form-data"}), 400, "bad_request")
-    is_problem(post("/v1/predict", json={}), 415, "unsupported_type")
+    detail = is_problem(post("/v1/predict", json={}), 415, "unsupported_type")["detail"]
+    for kind in ("image/png", "application/octet-stream"):
+        assert kind.replace("/png", "/*") in detail
+        assert post("/v1/predict", content=RED, headers={"Content-Type": kind}).status_code == 200
     is_problem(post("/v1/predict", params={"model": "nobody"}, files={"file": RED}), 404, "not_found")
+
+
+def test_a_prediction_waits_for_no_other_request(service: Service) -> None:
+    service.wait_until_served(publish(service.parts).version)
+    opened = threading.Event()
+    inside = threading.Semaphore(0)
+
+    def hang() -> None:
+        inside.release()
+        opened.wait()
+
+    service.app.add_api_route("/hanging", hang, include_in_schema=False)
+    hanging = [socket.create_connection(("127.0.0.1", service.port)) for _ in range(50)]
+    try:
+        for connection in hanging:
+            connection.sendall(b"GET /hanging HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        for _ in range(THREADS):
+            assert inside.acquire(timeout=20)
+        answer = service.client.post("/v1/predict", content=RED, headers={"Content-Type": "image/png"}, timeout=20)
+        assert answer.json()["label"] == "cat" and not inside.acquire(blocking=False)
+    finally:
+        opened.set()
+        for connection in hanging:
+            connection.close()
 
 
 def test_models_and_aliases_are_shown(service: Service) -> None:
@@ -88,7 +118,7 @@ def test_models_and_aliases_are_shown(service: Service) -> None:
         is_problem(get(f"/v1/models/{unknown}"), 404, "not_found")
     package = service.settings.models / second.digest / "package.json"
     package.write_text(json.dumps(json.loads(package.read_text()) | {"labels": ["dog", "cat"]}))
-    is_problem(get(f"/v1/models/{second.version}"), 503, "internal")
+    is_problem(get(f"/v1/models/{second.version}"), 503, "corrupt_package")
 
 
 def test_an_alias_is_moved_and_predictions_follow(service: Service) -> None:

@@ -22,7 +22,7 @@ from catdog.jobs import Claim, JobState, JobStore
 from catdog.process import Identity
 from catdog.settings import Settings
 from service.publisher import Publisher, QueueState
-from service.reconciler import Reconciler
+from service.reconciler import PATIENT_SWEEPS, Reconciler
 from tests.conftest import missing
 from tests.serving import Service, claim, wait_for
 
@@ -191,6 +191,65 @@ def test_only_the_leader_sweeps_and_another_takes_over(settings: Settings, jobs:
     clock.now += settings.lease_seconds
     reconciler.sweep()
     assert state(jobs, held) == JobState.QUEUED
+
+
+def test_that_no_worker_claims_what_is_due_is_noticed(settings: Settings, jobs: JobStore, clock: Clock, reconciler: Reconciler) -> None:
+    patience = PATIENT_SWEEPS * settings.sweep_seconds
+    first, second = jobs.create({})[0].id, jobs.create({})[0].id
+    reconciler.sweep()
+    clock.now += patience
+    assert reconciler.unclaimed() == 0
+    reconciler.sweep()
+    clock.now += 0.001
+    assert reconciler.unclaimed() == 2
+    held = jobs.claim(first, Identity.of(os.getpid()))
+    assert held is not None
+    reconciler.sweep()
+    assert reconciler.unclaimed() == 0  # there is a worker, and it is busy
+    jobs.finish(held, state=JobState.FAILED, error={"code": "internal", "message": "m", "remedy": "r"})
+    reconciler.sweep()
+    clock.now += patience
+    assert reconciler.unclaimed() == 0
+    jobs.request_cancel(second)
+    reconciler.sweep()
+    clock.now += 2 * patience
+    assert reconciler.unclaimed() == 0
+
+
+def test_a_worker_whose_jobs_are_shorter_than_a_sweep_is_there(
+    settings: Settings, jobs: JobStore, clock: Clock, reconciler: Reconciler,
+) -> None:
+    waiting = [jobs.create({})[0].id for _ in range(3)]
+    for job_id in waiting[:2]:
+        reconciler.sweep()
+        clock.now += PATIENT_SWEEPS * settings.sweep_seconds
+        assert reconciler.unclaimed() == 0
+        held = jobs.claim(job_id, Identity.of(os.getpid()))
+        assert held is not None
+        jobs.finish(held, state=JobState.CANCELLED)
+
+
+def test_a_missing_worker_is_named(service: Service) -> None:
+    service.parts.jobs.create({})
+    wait_for(lambda: "worker" in service.client.get("/health/ready").json()["degraded"], what="the worker to be missed")
+    ready = service.client.get("/health/ready")
+    assert ready.status_code == 200 and ready.json()["degraded"]["worker"] == "1 jobs wait and no worker claims them"
+
+
+def test_a_dead_redis_is_seen_without_any_job(settings: Settings, broker: Broker) -> None:
+    redis_url = {"redis_url": broker.url}
+    leader = Service(settings.model_copy(update=redis_url))
+    follower = Service(settings.model_copy(update=redis_url))
+    try:
+        for wanted in (QueueState.UP, QueueState.DOWN):
+            if wanted is QueueState.DOWN:
+                broker.kill()
+            for service in (leader, follower):
+                wait_for(lambda: service.parts.publisher.state is wanted, what=f"the queue to be {wanted}")  # noqa: B023 - called at once
+        assert "queue" in leader.client.get("/health/ready").json()["degraded"]
+    finally:
+        follower.stop()
+        leader.stop()
 
 
 def test_a_wake_up_is_a_message_that_names_the_job_and_nothing_else(broker: Broker, publisher: Publisher) -> None:

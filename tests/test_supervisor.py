@@ -210,7 +210,30 @@ def test_the_run_is_told_nothing_secret(tmp_path: Path, monkeypatch: pytest.Monk
     assert "hunter2" not in job.error["message"] and "REDIS" not in job.error["message"]
 
 
-def test_a_run_that_cannot_be_started_fails_at_once(scene: Scene) -> None:
+def test_a_run_that_cannot_be_started_is_tried_again_and_then_lost(scene: Scene) -> None:
     (scene.settings.runs / scene.job_id).write_text("a file where the run folder should be")
-    job = scene.run("")
+    descriptors = len(list(Path("/proc/self/fd").iterdir()))
+    assert scene.run("").state is JobState.QUEUED
+    for _ in range(2):
+        make_due(scene)
+        job = scene.run("")
     assert job.state is JobState.FAILED and "Expected a run that starts" in job.error["message"]
+    assert len(list(Path("/proc/self/fd").iterdir())) <= descriptors
+
+
+def test_a_finished_run_whose_lease_was_taken_leaves_the_package_to_its_successor(scene: Scene) -> None:
+    scene.jobs = Usurped(create_engine(scene.settings.database))
+    scene.run(f"""
+        os.mkdir(folder + "/package"); open(folder + "/package/package.json", "w").close()
+        say(**{DONE!r})
+    """)
+    assert (scene.settings.runs / scene.job_id / "package").is_dir()
+    assert list(scene.settings.models.iterdir()) == [] and scene.registry.list() == []
+
+
+def test_a_run_that_is_done_counts_however_it_leaves(scene: Scene) -> None:
+    job = scene.run(f"""
+        os.mkdir(folder + "/package"); open(folder + "/package/package.json", "w").close()
+        say(**{DONE!r}); sys.stdout.flush(); os.close(1); os.kill(os.getpid(), signal.SIGKILL)
+    """)
+    assert job.state is JobState.SUCCEEDED

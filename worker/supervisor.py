@@ -115,9 +115,7 @@ class Supervisor:
             TrainConfig.parse(claim.config).write(folder)
             run = self._start(claim, folder)
         except (OSError, BadConfig) as error:
-            full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-            code = "config" if isinstance(error, BadConfig) else "disk_full" if full else "internal"
-            self._fail(claim, code, f"Expected a run that starts. Received: {error}.")
+            self._not_started(claim, error)
             return
         try:
             self._follow(claim, run)
@@ -129,12 +127,26 @@ class Supervisor:
 
     def _start(self, claim: Claim, folder: Path) -> Run:
         reading, writing = os.pipe()
-        with (folder / "log.txt").open("ab") as log_file:
-            child = process.start(
-                self._command(claim, folder), environment=self._settings.run_environment(), stdout=writing, stderr=log_file,
-            )
-        os.close(writing)
+        try:
+            with (folder / "log.txt").open("ab") as log_file:
+                child = process.start(
+                    self._command(claim, folder), environment=self._settings.run_environment(), stdout=writing, stderr=log_file,
+                )
+        except OSError:
+            os.close(reading)
+            raise
+        finally:
+            os.close(writing)
         return Run(child, reading)
+
+    def _not_started(self, claim: Claim, error: OSError | BadConfig) -> None:
+        message = f"Expected a run that starts. Received: {error}."
+        if isinstance(error, BadConfig):
+            self._fail(claim, "config", message)
+        elif error.errno in (errno.ENOSPC, errno.EDQUOT):
+            self._fail(claim, "disk_full", message)
+        else:  # too many processes, a folder that is away: it may pass
+            self._jobs.release(claim, counted=True, reason=message)
 
     def _command(self, claim: Claim, folder: Path) -> list[str]:
         return [sys.executable, "-m", "catdog", "run", str(folder), "--fence", str(claim.fence)]
@@ -174,7 +186,7 @@ class Supervisor:
                 return
             case "cancel":
                 self._jobs.finish(claim, state=JobState.CANCELLED)
-            case _ if run.done is not None and status == 0:
+            case _ if run.done is not None:  # however it left: the digest names what it made
                 self._publish(claim, run.done, folder)
             case "drain":
                 self._jobs.release(claim, counted=False)
@@ -195,7 +207,8 @@ class Supervisor:
     def _publish(self, claim: Claim, done: Progress, folder: Path) -> None:
         """Move the package among the models, then one transaction: job succeeded, model row, alias."""
         result = done.result or {}
-        self._jobs.report(claim, events=[Progress("phase", phase="publishing")])
+        if self._jobs.report(claim, events=[Progress("phase", phase="publishing")]) is None:
+            return  # the package in the run folder is the successor's business
         package = self._settings.models / result["digest"]
         if not package.exists():
             (folder / "package").rename(package)

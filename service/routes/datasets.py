@@ -7,7 +7,8 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.concurrency import run_in_threadpool
 
-from catdog.errors import BadInput, UnsupportedType
+from catdog.errors import UnsupportedType
+from catdog.labels import checked
 from service.door import media_type
 from service.parts import AllParts, Datasets
 from service.shelf import Entry, EntryState, Shelf
@@ -16,8 +17,6 @@ from service.watching import Wait, until
 
 router = APIRouter(prefix="/v1/datasets", tags=["datasets"])
 
-MAX_LABELS = 1000
-MAX_LABEL_LENGTH = 64
 ARCHIVE_TYPES = ("application/zip", "application/octet-stream")
 
 
@@ -103,16 +102,7 @@ def _accept_drawn(shelf: Shelf, drawn: Drawn) -> str:
 
 
 def _labels(text: str | None) -> list[str] | None:
-    if text is None:
-        return None
-    labels = [label.strip() for label in text.split(",")]
-    usable = all(0 < len(label) <= MAX_LABEL_LENGTH and label.isprintable() for label in labels)
-    if not usable or not 1 < len(labels) <= MAX_LABELS or len({label.casefold() for label in labels}) < len(labels):
-        raise BadInput(
-            f"labels: expected two or more different ones, separated by commas, of at most {MAX_LABEL_LENGTH} characters."
-            f" Received: {text[:200]!r}.", remedy="Send for instance ?labels=cat,dog.",
-        )
-    return labels
+    return None if text is None else checked([label.strip() for label in text.split(",")])
 
 
 def _links(dataset_id: str) -> dict[str, str]:

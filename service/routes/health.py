@@ -69,4 +69,7 @@ def _look(parts: Parts) -> tuple[dict[str, str], dict[str, str]]:
         degraded["queue"] = "jobs are accepted and wait: " + (
             "CATDOG_REDIS_URL is not set" if parts.publisher.state is QueueState.UNSET else "Redis does not answer"
         )
+    unclaimed = parts.reconciler.unclaimed()
+    if unclaimed:
+        degraded["worker"] = f"{unclaimed} jobs wait and no worker claims them"
     return broken, degraded

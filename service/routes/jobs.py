@@ -46,8 +46,10 @@ def create(
     idempotency_key: Annotated[str | None, Header(description="Sent again with the same body it gives the same job.")] = None,
 ) -> JSONResponse:
     """Start a training. Answered when the job is on disk: from then on nothing loses it."""
-    _check(config, parts)
-    job, is_new = parts.jobs.create(config.model_dump(mode="json"), idempotency_key=idempotency_key)
+    wanted = config.model_dump(mode="json")
+    if parts.jobs.replayed(wanted, idempotency_key=idempotency_key) is None:  # else it was checked when it was new
+        _check(config, parts)
+    job, is_new = parts.jobs.create(wanted, idempotency_key=idempotency_key)
     if is_new:
         parts.reconciler.wake(job.id)
     headers = {"Location": f"/v1/jobs/{job.id}", "Retry-After": "2"}
@@ -95,13 +97,13 @@ def cancel(job_id: str, jobs: Jobs) -> JSONResponse:
 @router.get("/{job_id}/events", response_class=EventSourceResponse)
 async def events(
     job: ExistingJob, parts: AllParts,
-    last_event_id: Annotated[str | None, Header(description="Only events after this one.")] = None,
+    last_event_id: Annotated[int, Header(ge=0, lt=2**63, description="Only events after this one.")] = 0,
 ) -> AsyncIterator[ServerSentEvent]:
     """What happens to a job, as server-sent events, from its beginning to its end.
 
     Events with an id are for ever and can be asked for again; `progress` has none, and is only the newest word.
     """
-    after = int(last_event_id) if last_event_id and last_event_id.isdecimal() else 0
+    after = last_event_id
     shown: dict[str, Any] | None = None
     while not parts.closing.is_set():
         # The job is read first: if it has ended, the events read after that are all there will be.

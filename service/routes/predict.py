@@ -21,7 +21,8 @@ router = APIRouter(prefix="/v1/predict", tags=["predictions"])
 
 _PICTURE = {"schema": {"type": "string", "format": "binary"}}
 _FORM = {"schema": {"type": "object", "required": ["file"], "properties": {"file": {"type": "string", "format": "binary"}}}}
-_BODY = {"requestBody": {"required": True, "content": {"multipart/form-data": _FORM, "image/*": _PICTURE}}}
+_CONTENT = {"multipart/form-data": _FORM, "image/*": _PICTURE, "application/octet-stream": _PICTURE}
+_BODY = {"requestBody": {"required": True, "content": _CONTENT}}
 
 ModelName = Annotated[str | None, Query(max_length=64, description=f"An alias or the number of a version; by default {DEFAULT_ALIAS}.")]
 TopK = Annotated[int | None, Query(ge=1, le=1000, description="Only the most probable labels, so many of them.")]
@@ -72,7 +73,7 @@ async def _picture(request: Request, *, limit: int) -> bytes:
         data = await request.body()
     else:
         raise UnsupportedType(
-            f"Expected multipart/form-data or a picture (image/*). Received: {kind or 'no content type'}.",
+            f"Expected multipart/form-data, or a picture as image/* or application/octet-stream. Received: {kind or 'no content type'}.",
             remedy="Send it as `curl -F file=@photo.jpg`, or raw with `Content-Type: image/jpeg`.",
         )
     if len(data) > limit:
