@@ -21,8 +21,9 @@ def download(
 ) -> Path:
     """Fetch `url` to `path`, which appears when it is whole; what there is so far lies in `<path>.part`.
 
-    A part is continued where the server confirms that the file is still the same, else begun anew. A `path` that is there with the
-    right `sha256` (hex) is not fetched again. `progress` is told (bytes so far, bytes in all; 0 if the server does not say).
+    `sha256` is what the hash of the file begins with, in hex. A part is continued where that will tell in the end, or where the server
+    confirms that the file is still the same; else it is begun anew. A `path` that is there with the right hash is not fetched again.
+    `progress` is told (bytes so far, bytes in all; 0 if the server does not say).
 
     Raises:
         Unavailable: no network, a refusal, a connection cut (call again to go on), or not the expected file.
@@ -30,16 +31,18 @@ def download(
     """
     import httpx  # takes a while, and most who import this file never download
 
-    if path.exists() and (sha256 is None or sha256_of(path) == sha256):
+    if path.exists() and (sha256 is None or sha256_of(path).startswith(sha256)):
         return path
     path.parent.mkdir(parents=True, exist_ok=True)
     part, tag = path.with_name(path.name + ".part"), path.with_name(path.name + ".etag")
     headers = {"Accept-Encoding": "identity"}  # a byte range of something compressed on the way means nothing
-    if part.exists() and tag.exists():
-        headers |= {"Range": f"bytes={part.stat().st_size}-", "If-Range": tag.read_text()}
+    if part.exists() and (tag.exists() or sha256 is not None):
+        headers |= {"Range": f"bytes={part.stat().st_size}-"} | ({"If-Range": tag.read_text()} if tag.exists() else {})
     timeout = httpx.Timeout(READ_SECONDS, connect=CONNECT_SECONDS)
     try:
         with httpx.stream("GET", url, headers=headers, follow_redirects=True, timeout=timeout) as response:
+            if response.status_code == 416 and sha256 is not None:
+                return _finish(part, tag, path, url=url, total=0, sha256=sha256)  # nothing is missing; the hash decides
             begin, total = _begin(response, part)
             if begin == 0:
                 part.unlink(missing_ok=True)
@@ -92,10 +95,11 @@ def _finish(part: Path, tag: Path, path: Path, *, url: str, total: int, sha256: 
     if total and size < total:
         raise Unavailable(f"Expected {total} bytes of {url}. Received: {size}; the connection ended.", remedy="Call again to go on.")
     received = sha256_of(part)
-    if (total and size > total) or (sha256 is not None and received != sha256):
+    if (total and size > total) or (sha256 is not None and not received.startswith(sha256)):
         part.unlink()
         tag.unlink(missing_ok=True)
-        raise Unavailable(f"Expected {url} with sha256 {sha256}. Received: {size} bytes with {received}.", remedy="Try again later.")
+        message = f"Expected {url} with a sha256 that begins with {sha256}. Received: {size} bytes with {received}."
+        raise Unavailable(message, remedy="Try again; if it stays so, the server or a proxy in between sends something else.")
     with write_atomically(path) as unfinished:
         part.rename(unfinished)
     tag.unlink(missing_ok=True)

@@ -7,17 +7,13 @@ from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 
-import httpx
 from filelock import FileLock
 
 from catdog import catalogue
 from catdog.catalogue import Network, Weights
-from catdog.errors import WeightsUnavailable
-from catdog.files import sha256_of, sync_folder
-
-TIMEOUT_SECONDS = 20.0
-"""A server that is silent for so long has gone; the next fetch goes on from there."""
-_CHUNK_BYTES = 2**18
+from catdog.downloads import download
+from catdog.errors import Unavailable, WeightsUnavailable
+from catdog.files import sha256_of
 
 Report = Callable[[int, int], None]
 """Told (bytes on disk, bytes in all) while a file comes in."""
@@ -94,19 +90,14 @@ def fetch(name: str, weights_folder: Path, *, progress: Report | None = None) ->
     file = path(name, weights_folder)
     if weights.url is None:
         return verified(name, weights_folder)
-    part = file.with_name(f"{file.name}.part")
     try:
         weights_folder.mkdir(parents=True, exist_ok=True)
         with FileLock(file.with_name(f"{file.name}.lock")):
-            if not file.is_file():
-                _download(weights.url, part, progress)
-                _check(part, weights)
-                part.replace(file)
-                sync_folder(weights_folder)
-            return verified(name, weights_folder)
-    except (httpx.HTTPError, httpx.InvalidURL) as error:
+            download(weights.url, file, sha256=weights.sha256, progress=progress)
+        return verified(name, weights_folder)
+    except Unavailable as error:
         raise WeightsUnavailable(
-            f"Expected {weights.url} to answer with the file. Received: {str(error) or type(error).__name__}.", field="weights",
+            error.message, field="weights",
             remedy=f"Look at the network and fetch again: it goes on where it stopped. Or bring the file by hand to {file}.",
         ) from error
     except OSError as error:
@@ -124,33 +115,3 @@ def _weights_of(name: str) -> tuple[Network, Weights]:
             field="weights", remedy="Set weights to none, or take another network.",
         )
     return network, network.weights
-
-
-def _download(url: str, part: Path, progress: Report | None) -> None:
-    """Append to `part` what is missing of it; begin anew where the server cannot go on."""
-    have = part.stat().st_size if part.exists() else 0
-    # Encoded bytes could not be counted, and a range of them means another thing.
-    headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
-    with httpx.stream("GET", url, headers=headers, timeout=TIMEOUT_SECONDS, follow_redirects=True) as answer:
-        if have and answer.status_code == httpx.codes.REQUESTED_RANGE_NOT_SATISFIABLE:
-            return  # nothing is missing: the hash decides whether the file is right
-        answer.raise_for_status()
-        if answer.status_code != httpx.codes.PARTIAL_CONTENT:
-            have = 0
-        total = have + int(answer.headers.get("Content-Length", 0))
-        with part.open("ab" if have else "wb") as file:
-            for chunk in answer.iter_raw(_CHUNK_BYTES):
-                have += file.write(chunk)
-                if progress is not None:
-                    progress(have, max(total, have))
-
-
-def _check(part: Path, weights: Weights) -> None:
-    """A file with a wrong hash is removed: going on with it could never become right."""
-    digest = sha256_of(part)
-    if not digest.startswith(weights.sha256):
-        part.unlink()
-        raise WeightsUnavailable(
-            f"Expected a file whose sha256 begins with {weights.sha256}. Received from {weights.url}: {digest[:16]}.",
-            field="weights", remedy="Fetch again; if it stays so, the server or a proxy in between sends something else.",
-        )

@@ -205,6 +205,8 @@ def test_that_no_worker_claims_what_is_due_is_noticed(settings: Settings, jobs: 
     held = jobs.claim(first, Identity.of(os.getpid()))
     assert held is not None
     reconciler.sweep()
+    clock.now += 2 * patience
+    reconciler.sweep()
     assert reconciler.unclaimed() == 0  # there is a worker, and it is busy
     jobs.finish(held, state=JobState.FAILED, error={"code": "internal", "message": "m", "remedy": "r"})
     reconciler.sweep()

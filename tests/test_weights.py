@@ -51,6 +51,8 @@ class Handler(BaseHTTPRequestHandler):
             return
         self.send_response(206 if start else 200)
         self.send_header("Content-Length", str(len(body)))
+        if start:
+            self.send_header("Content-Range", f"bytes {start}-{len(self.server.content) - 1}/{len(self.server.content)}")
         self.end_headers()
         self.wfile.write(body[: self.server.breaks_after])
         self.server.breaks_after = None
@@ -126,7 +128,7 @@ def test_a_whole_part_is_taken_as_it_is(tmp_path: Path, server: FileServer) -> N
 
 def test_a_wrong_file_is_refused_and_leaves_nothing_to_go_on_from(tmp_path: Path, server: FileServer) -> None:
     server.content = CONTENT[:-1] + b"x"
-    with pytest.raises(WeightsUnavailable, match=f"begins with {SHA256[:8]}. Received from http"):
+    with pytest.raises(WeightsUnavailable, match=f"begins with {SHA256[:8]}. Received: "):
         weights.fetch("resnet18", tmp_path)
     assert not weights.on_this_machine("resnet18", tmp_path)
     assert not part_of(tmp_path).exists()
