@@ -83,7 +83,8 @@ def _main_job(out: Console, client: httpx.Client, archive: Path) -> dict[str, An
     """Upload, train, and wait until the model is served; returns the job."""
     dataset = _upload(out, client, archive)
     job = _ask(client.post("/v1/jobs", json={"dataset": dataset["id"]}))
-    out.print(f"job {job['id']}: {job['config']['model']}, {job['config']['weights']} weights, training {job['config']['trainable']}")
+    config = job["config"]
+    out.print(f"job {job['id']}: {config['model']}, {config['weights']} weights, training {config['trainable']}", soft_wrap=True)
     with Bars(out) as bars:
         for job in _following(client, job["id"]):  # noqa: B020 - the same job, later
             if job["progress"]:
@@ -124,7 +125,8 @@ def _upload(out: Console, client: httpx.Client, archive: Path) -> dict[str, Any]
     if dataset["state"] != "ready":
         raise BadDataset(dataset["error"]["message"], offenders=dataset["error"].get("offenders", ()))
     counts = dataset["counts"]
-    out.print(f"data set {dataset['id']}: " + ", ".join(f"{split} {sum(labels.values())}" for split, labels in counts.items()))
+    splits = ", ".join(f"{split} {sum(labels.values())}" for split, labels in counts.items())
+    out.print(f"data set {dataset['id']}: {splits}", soft_wrap=True)
     return dataset
 
 
@@ -181,7 +183,7 @@ def _obtain(out: Console, settings: Settings, work: Path) -> Path:
                 progress=lambda done, total: bars.show(Progress("step", phase="download", step=done, steps=total)),
             )
     except (OSError, httpx.HTTPError, CatdogError) as error:
-        out.print(f"the public photographs cannot be downloaded here ({type(error).__name__}); drawing pictures instead")
+        out.print(f"the public photographs cannot be downloaded here ({type(error).__name__}); drawing pictures instead", soft_wrap=True)
     with Bars(out) as bars:
         sources.draw(work / "drawn", progress=lambda done, total: bars.show(Progress("step", phase="draw", step=done, steps=total)))
     return work / "drawn"
