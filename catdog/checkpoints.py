@@ -1,4 +1,4 @@
-"""save, latest, load, Checkpoint: everything a run needs to go on, on disk, whole or not there.
+"""save, load, latest, at, keep, restore, Checkpoint: everything a run needs to go on, on disk, whole or not there.
 
     runs/<job>/checkpoints/<fence>/step-0000400/
         weights.safetensors     the network

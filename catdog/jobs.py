@@ -268,7 +268,7 @@ class JobStore:
     ) -> bool:
         """End a running job as failed (with an error: code, message, remedy) or cancelled. False: the lease is not ours any more.
 
-        Success is Registry.publish's, or `succeed`'s for a job that makes no model.
+        Success is Registry.publish's.
         """
         if state not in (JobState.FAILED, JobState.CANCELLED):
             raise ValueError(f"Expected failed or cancelled. Received: {state}.")
@@ -278,13 +278,6 @@ class JobStore:
             raise ValueError(f"Expected a code of errors.FAILURES, a message and a remedy. Received: {dict(error)}.")
         with writing(self._engine) as connection:
             return end(connection, claim, state=state, error=error, result=result)
-
-    def succeed(self, claim: Claim, *, result: Mapping[str, Any]) -> bool:
-        """End a running job that makes no model (examine, predict, compare) as succeeded. False: the lease is not ours any more."""
-        if claim.kind == "train":
-            raise ValueError("Expected a job that makes no model. Received: a training job, which Registry.publish ends.")
-        with writing(self._engine) as connection:
-            return end(connection, claim, state=JobState.SUCCEEDED, result=result)
 
     def release(
         self, claim: Claim, *, counted: bool, delay_seconds: float = 0.0, reason: str | None = None, now: datetime | None = None,

@@ -256,15 +256,6 @@ def test_finish_takes_only_what_it_can_mean(store: JobStore, wrong: dict[str, An
     assert store.get(claim.job_id).state is JobState.RUNNING
 
 
-def test_a_job_without_a_model_succeeds_by_itself_and_training_does_not(store: JobStore) -> None:
-    examine = claimed(store, store.create({}, kind="examine")[0].id)
-    assert store.succeed(examine, result={"peak": 1})
-    assert not store.succeed(examine, result={"peak": 2})
-    assert store.get(examine.job_id).result == {"peak": 1}
-    with pytest.raises(ValueError, match=r"Registry\.publish"):
-        store.succeed(claimed(store), result={})
-
-
 def test_a_drained_attempt_is_not_counted(store: JobStore) -> None:
     claim = claimed(store)
     for fence in range(1, 3 * MAX_LOSSES):
@@ -342,7 +333,6 @@ def test_a_renewed_lease_is_not_taken_back(store: JobStore) -> None:
     lambda store, claim: store.report(claim, progress=Progress("step", step=9), events=[Progress("checkpoint", step=9)]) is not None,
     lambda store, claim: store.finish(claim, state=JobState.CANCELLED),
     lambda store, claim: store.finish(claim, state=JobState.FAILED, error=OUT_OF_MEMORY),
-    lambda store, claim: store.succeed(claim, result={}),
     lambda store, claim: store.release(claim, counted=True),
 ])
 def test_a_stale_fence_writes_nothing(store: JobStore, write: Callable[[JobStore, Claim], bool]) -> None:
