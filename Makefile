@@ -3,19 +3,20 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
-# The compiled parts of an ordinary torch; with TORCH_INDEX they come from that index instead.
-TORCH_PARTS := torch|torchvision|triton|nvidia-.*|cuda-.*
 
-.PHONY: demo test test-long check lint lock up clean
+.PHONY: demo test test-long containers-test secrets check lint lock up clean
 
 demo: $(INSTALLED)  ## train on photographs by HTTP and ask about ten that no training saw; DEMO_DATA=FOLDER gives it yours
 	$(BIN)/catdog demo $(if $(DEMO_DATA),--data "$(DEMO_DATA)")
 
 test: $(INSTALLED)  ## all tests that take less than ten minutes together
-	$(BIN)/pytest -m "not long and not gpu"
+	$(BIN)/pytest -m "not long and not gpu and not containers"
 
 test-long: $(INSTALLED)  ## the rest: minutes each
-	$(BIN)/pytest -m "long"
+	$(BIN)/pytest -m "long and not containers"
+
+containers-test: $(INSTALLED)  ## build the images and run them for real, in the Docker engine that answers; QUICK=1 leaves out the worker image's gigabytes
+	$(BIN)/pytest -m "containers$(if $(QUICK), and not long)" -s --timeout 3600
 
 check: $(INSTALLED)  ## ruff and mypy; changes nothing
 	$(BIN)/ruff check
@@ -24,10 +25,33 @@ check: $(INSTALLED)  ## ruff and mypy; changes nothing
 lint: $(INSTALLED)  ## mend what ruff can mend
 	$(BIN)/ruff check --fix
 
-lock: $(INSTALLED)  ## write both locks anew from pyproject.toml; no registry address goes into them
-	$(BIN)/uv pip compile -q --upgrade pyproject.toml $(LOCK) --all-extras -o requirements/full.txt
-	$(BIN)/uv pip compile -q pyproject.toml $(LOCK) -c requirements/full.txt -o requirements/service.txt
+lock: $(INSTALLED)  ## write the locks anew from pyproject.toml; no registry address goes into them
+	$(BIN)/uv pip compile -q --upgrade pyproject.toml $(LOCK) --extra train --extra embedded --extra test -o $(VENV)/full.txt
+	$(BIN)/uv pip compile -q pyproject.toml $(LOCK) -c $(VENV)/full.txt --extra train -o $(VENV)/worker.txt
+	$(BIN)/uv pip compile -q pyproject.toml $(LOCK) -c $(VENV)/full.txt -o requirements/service-cpu.txt
+	$(BIN)/uv pip compile -q --upgrade pyproject.toml $(LOCK) -c $(VENV)/full.txt --extra cuda --no-emit-package onnxruntime -o requirements/service-cuda.txt
+	$(BIN)/uv pip compile -q --upgrade --group pyproject.toml:sbom $(LOCK) -o requirements/sbom.txt
+	awk '$(TORCH_PARTS) torch' $(VENV)/full.txt > requirements/torch.txt
+	awk '$(TORCH_PARTS) !torch' $(VENV)/full.txt > requirements/full.txt
+	awk '$(TORCH_PARTS) !torch' $(VENV)/worker.txt > requirements/worker.txt
 LOCK := --generate-hashes --no-emit-index-url --no-header --no-annotate --python-version 3.11
+# Torch and the compiled parts of its ordinary build have a lock of their own: with TORCH_INDEX they come from that index instead.
+TORCH_PARTS := /^[a-z0-9]/ { torch = /^(torch|torchvision|triton|nvidia-[^=]*|cuda-[^=]*)==/ }
+
+# Words of 256 random bits. The containers' uid must be able to read the files; the folder keeps others on this machine out.
+SECRET := od -An -N32 -tx1 /dev/urandom | tr -d ' \n'
+secrets: secrets/catdog_token secrets/catdog_database_url secrets/catdog_redis_url  ## the token and passwords that the containers use; made once, in secrets/
+	@chmod 644 secrets/*
+
+secrets/catdog_token secrets/postgres_password secrets/redis_password:
+	@mkdir -p -m 700 secrets
+	$(SECRET) > $@
+secrets/catdog_database_url: secrets/postgres_password
+	printf 'postgresql+psycopg://catdog:%s@postgres:5432/catdog' "$$(cat $<)" > $@
+secrets/redis_conf: secrets/redis_password
+	printf 'requirepass %s\n' "$$(cat $<)" > $@
+secrets/catdog_redis_url: secrets/redis_password secrets/redis_conf
+	printf 'redis://:%s@redis:6379/0' "$$(cat $<)" > $@
 
 up: $(INSTALLED)  ## the service, a worker and a Redis on this machine
 	$(BIN)/catdog up
@@ -35,17 +59,15 @@ up: $(INSTALLED)  ## the service, a worker and a Redis on this machine
 clean:  ## remove the virtual environment
 	rm -rf $(VENV)
 
-$(INSTALLED): requirements/full.txt pyproject.toml
+$(INSTALLED): requirements/full.txt requirements/torch.txt pyproject.toml
 	$(PYTHON) -m venv $(VENV)
+	@echo "installing (5.4 GB, about three minutes; TORCH_INDEX=URL takes a smaller torch from an index you name)"
+	$(BIN)/pip install --quiet --no-deps --require-hashes -r requirements/full.txt
 ifdef TORCH_INDEX
 	@echo "TORCH_INDEX is set: torch and torchvision of the locked versions come from $(TORCH_INDEX), without their hashes"
-	awk '/^[a-z0-9]/ { skip = ($$0 ~ /^($(TORCH_PARTS))==/) } !skip' requirements/full.txt > $(VENV)/others.txt
-	$(BIN)/pip install --quiet --no-deps --require-hashes -r $(VENV)/others.txt
-	$(BIN)/pip install --quiet --no-deps --index-url $(TORCH_INDEX) \
-		$$(sed -n 's/^\(torch\|torchvision\)\(==[^ ]*\).*/\1\2/p' requirements/full.txt)
+	$(BIN)/pip install --quiet --no-deps --index-url $(TORCH_INDEX) $$(grep -oE '^torch(vision)?==[^ ]+' requirements/torch.txt)
 else
-	@echo "installing (5.4 GB, about three minutes; TORCH_INDEX=URL takes a smaller torch from an index you name)"
-	$(BIN)/pip install --quiet --require-hashes -r requirements/full.txt
+	$(BIN)/pip install --quiet --no-deps --require-hashes -r requirements/torch.txt
 endif
 	$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
 	touch $@

@@ -24,7 +24,7 @@ from torch.optim import Optimizer
 
 from catdog import device
 from catdog.errors import CorruptCheckpoint
-from catdog.files import sha256_of, sync_folder, write_atomically
+from catdog.files import sha256_of, share_as_folder, sync_folder, write_atomically
 
 _FILES = ("weights.safetensors", "optimizer.safetensors", "state.json")
 
@@ -56,6 +56,7 @@ def save(folder: Path, *, fence: int, network: nn.Module, optimizer: Optimizer, 
     save_file(_contiguous(_optimizer_tensors(optimizer)), path / "optimizer.safetensors")
     (path / "state.json").write_text(json.dumps(state, indent=1))
     for name in _FILES:
+        share_as_folder(path / name)
         with (path / name).open("rb") as file:
             os.fsync(file.fileno())
     with write_atomically(path / "MANIFEST.json") as unfinished:

@@ -1,18 +1,22 @@
-"""main: the command line. up | train | run | predict | data | models | config | demo.
+"""main: the command line. up | train | run | predict | data | models | doctor | config | demo.
 
-Exit codes: 0 done, 1 a run failed, 2 wrong input or settings (one line says what), 75 stopped with everything on disk,
-76 the device failed, 130 Ctrl-C.
+Exit codes: 0 done, 1 a run failed, 2 wrong input or settings (one line says what), 3 the doctor found an error,
+75 stopped with everything on disk, 76 the device failed, 130 Ctrl-C.
 """
 
+import contextlib
 import json
 import logging
 import math
 import os
+import platform
 import re
 import resource
 import signal
 import sys
 import time
+from dataclasses import asdict
+from importlib import metadata
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any
@@ -23,7 +27,7 @@ from rich.table import Column, Table
 
 from catdog import __version__
 from catdog.errors import BadConfig, BadInput, BadSettings, CatdogError, NoModel, NotFound, Unavailable
-from catdog.settings import Settings, wait_passively
+from catdog.settings import Settings, described, nearest, wait_passively
 
 if TYPE_CHECKING:
     from catdog.config import TrainConfig
@@ -43,8 +47,10 @@ app = typer.Typer(
 )
 data = typer.Typer(no_args_is_help=True, help="Data sets: draw pictures, import folders and archives.")
 models = typer.Typer(no_args_is_help=True, help="Networks: which there are, and their pretrained weights.")
+doctor = typer.Typer(no_args_is_help=True, help="Examinations: is this machine fit to train and to serve?")
 app.add_typer(data, name="data")
 app.add_typer(models, name="models")
+app.add_typer(doctor, name="doctor")
 out = Console(highlight=False, markup=False)
 
 
@@ -57,7 +63,7 @@ def main() -> None:
         offenders = getattr(error, "offenders", [])
         sys.stderr.writelines(f"  {offender}\n" for offender in offenders)
         wrong_input = isinstance(error, (BadInput, BadSettings, NoModel, NotFound))
-        raise SystemExit(2 if wrong_input else 1) from None
+        raise SystemExit(2 if wrong_input else EXIT_CODES.get(error.code, 1)) from None
     except KeyboardInterrupt:
         raise SystemExit(130) from None
 
@@ -220,7 +226,7 @@ def run(
     from catdog import run as phases
 
     said_at = 0.0
-    steps = phases.run(folder, Settings.load(), fence=fence)
+    steps = phases.run(folder, Settings.load(secrets=False), fence=fence)
     try:
         for progress in steps:
             phase.append(progress.phase or phase[-1])
@@ -250,7 +256,8 @@ def predict(
 
     if package is not None and not (package / "package.json").is_file():
         raise BadInput(f"Expected a model package, a folder with a package.json. Received: {package}.", remedy="Look at the path.")
-    predictor = Predictor.load(package or _published(alias, Settings.load()))
+    settings = Settings.load()
+    predictor = Predictor.load(package or _published(alias, settings), device=settings.device)
     wrong = 0
     for file in files:
         try:
@@ -318,7 +325,7 @@ def accept(folder: Annotated[Path, typer.Argument(help="The folder of an upload:
     """Turn an accepted upload into a data set; what the service starts for each."""
     from catdog import sources
 
-    settings = Settings.load()
+    settings = Settings.load(secrets=False)
     resource.setrlimit(resource.RLIMIT_AS, (IMPORT_MEMORY_BYTES, IMPORT_MEMORY_BYTES))
 
     def go_on(done: int, total: int) -> None:
@@ -369,9 +376,60 @@ def config() -> None:
     """Show each setting, its value, and where it came from."""
     settings = Settings.load()
     for name, field in Settings.model_fields.items():
-        origin = "environment" if name in settings.model_fields_set else "default"
-        value = re.sub(r"(://[^:/@]*:)[^@/]*@", r"\1***@", str(getattr(settings, name)))  # a URL's password
-        out.print(f"CATDOG_{name.upper()} = {value}  ({origin})\n    {field.description}", soft_wrap=True)
+        out.print(f"CATDOG_{name.upper()} = {settings.shown(name)}  ({settings.origin(name)})\n    {field.description}", soft_wrap=True)
+
+
+@doctor.command()
+def system(
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object instead of lines for people.")] = False,
+) -> None:
+    """Look at this machine, or at the container this runs in: is it fit for what it is set up to do?
+
+    Prints CPUs, memory, shared memory and disk as they really are here (a container's limits, not the host's), the data folders with
+    their owners, what runs compute on, and versions. Then each problem in one line with its remedy. A worker does this when it starts.
+
+    Exits 0 when there is nothing but warnings, 3 when there is an error, 2 when the settings cannot be read.
+    """
+    from catdog import device, machine
+
+    settings = Settings.load()
+    here = machine.Machine.look()
+    computes_on, found = device.examine(settings)
+    found += machine.problems(here, settings, runs=device.has_torch())
+    if as_json:
+        facts = here.to_dict() | {
+            "free_disk_bytes": machine.free_disk(settings.root), "computes_on": computes_on, "versions": _versions(),
+            "problems": [asdict(problem) for problem in found],
+        }
+        out.print(json.dumps(facts), soft_wrap=True)
+    else:
+        limit = "no limit" if here.quota is None else f"limit {here.quota:g}"
+        lines = {
+            "cpus": f"{here.cpus} (cgroup: {limit}; affinity: {here.affinity})",
+            "memory": f"{machine.size(here.usable_memory)} (cgroup: {'no limit' if here.memory_limit is None else 'limit'}; "
+                      f"machine: {machine.size(here.memory)})",
+            "shared memory": f"{machine.size(here.shared_memory)} free in /dev/shm",
+            "disk": f"{machine.size(machine.free_disk(settings.root))} free where {settings.root} lies",
+            "user": f"uid {os.geteuid()}, gid {os.getegid()}",
+            "folders": ", ".join(described(one) for one in settings.folders if nearest(one) == one) or f"{settings.root} is not made yet",
+            "computes on": computes_on,
+            "versions": ", ".join(f"{name} {version}" for name, version in _versions().items()),
+        }
+        for name, line in lines.items():
+            out.print(f"{name}: {line}", soft_wrap=True)
+        for problem in found:
+            out.print(problem.line(), soft_wrap=True)
+    if any(problem.severity == "error" for problem in found):
+        raise typer.Exit(EXIT_CODES["doctor"])
+
+
+def _versions() -> dict[str, str]:
+    """Of what decides how a network trains and answers; the service has no torch."""
+    found = {"catdog": __version__, "python": platform.python_version()}
+    for distribution in ("torch", "torchvision", "onnxruntime", "onnxruntime-gpu"):
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[distribution] = metadata.version(distribution)
+    return found
 
 
 @app.command()

@@ -1,9 +1,10 @@
-"""create_engine, migrate, reading, writing, timestamp, SCHEMA, metadata, jobs, events, models, aliases: the database of the job record.
+"""create_engine, migrate, reading, writing, alone, timestamp, SCHEMA, metadata, jobs, events, models, aliases: the job record's database.
 
 SQLite in one file on a local disk, or PostgreSQL for several hosts; every statement is right for both. A finished job never changes: a
 trigger refuses it, whatever code asks. Not protected: a SQLite file on a network folder, whose locks cannot be relied on.
 """
 
+import hashlib
 import json
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
@@ -12,24 +13,49 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
+import psycopg
 import sqlalchemy
-from sqlalchemy import JSON, BigInteger, Boolean, Column, Connection, Double, Engine, ForeignKey, Index, Integer, MetaData, Table, Text
+from psycopg.pq import TransactionStatus
+from sqlalchemy import JSON, BigInteger, Boolean, Column, Connection, Double, Engine, ForeignKey, Index, Integer, MetaData, Table
 from sqlalchemy import event as hooks
-from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, OperationalError
+from sqlalchemy.exc import ArgumentError, DBAPIError, InternalError, OperationalError
 from sqlalchemy.exc import TimeoutError as NoFreeConnection
 from sqlalchemy.pool import NullPool
 
 from catdog.errors import BadSettings, Unavailable
 
 BUSY_SECONDS = 5.0
-"""How long a transaction waits for another one before it gives up with Unavailable."""
+"""How long a transaction waits for another one, or for the server, before it gives up with Unavailable."""
+CONNECTIONS = 10
+"""The most connections to PostgreSQL that an engine opens. Three services of 10 and 2 for their leadership (see leadership.py) with 30
+workers of 2 are 96 of the 97 that PostgreSQL gives to its users by default; SQLite has no such limit."""
+_PATIENCE = {
+    "connect_timeout": f"{BUSY_SECONDS:.0f}",
+    # To be sure the server lets go of a lock whose holder has vanished with its host, and of a transaction whose process stands still.
+    "options": f"-c statement_timeout={BUSY_SECONDS * 1000:.0f} -c idle_in_transaction_session_timeout={2 * BUSY_SECONDS * 1000:.0f}"
+               " -c tcp_keepalives_idle=5 -c tcp_keepalives_interval=5 -c tcp_keepalives_count=3",
+    "client_encoding": "utf8",  # else a database made in the C locale answers in bytes
+    "application_name": "catdog",
+}
+"""libpq's parameters of a connection to PostgreSQL, where the URL has no others."""
 _READING = "catdog_reading"
-_MIGRATION_LOCK = 0xCA7D06  # any fixed number: PostgreSQL's advisory locks are named by one
 _URL_REMEDY = "Set CATDOG_DATABASE_URL to sqlite:////PATH/catdog.sqlite or postgresql+psycopg://USER:PASSWORD@HOST/NAME, or unset it."
 
 metadata = MetaData()
 _Number = BigInteger().with_variant(Integer, "sqlite")  # SQLite counts up only a column that is called exactly INTEGER
 _Json = JSON(none_as_null=True)
+
+
+class Text(sqlalchemy.TypeDecorator[str]):
+    """Text in which every NUL is U+FFFD: PostgreSQL takes none, and an id from outside that holds one must only be unknown."""
+
+    impl = sqlalchemy.Text
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, dialect: sqlalchemy.Dialect) -> str | None:  # noqa: ARG002 - SQLAlchemy's signature
+        """What is sent to the database."""
+        return value and value.replace("\0", "\ufffd")
+
 
 jobs = Table(
     "jobs", metadata,
@@ -123,30 +149,55 @@ def create_engine(url: str) -> Engine:
     """The database behind a SQLAlchemy URL; nothing is opened yet.
 
     With SQLite a connection lives as long as its transaction (opening one takes 0.2 ms), so an engine may be carried over a fork.
-    With PostgreSQL connections are pooled: make the engine in the process that uses it.
+    With PostgreSQL connections are pooled: make the engine in the process that uses it, and dispose of it there.
 
     Raises:
-        BadSettings: not a URL, neither SQLite in a file nor PostgreSQL, or its driver is not installed.
+        BadSettings: not a URL, or neither SQLite in a file nor PostgreSQL.
     """
     try:
         parsed = sqlalchemy.make_url(url)
-        kind = parsed.get_backend_name()
-        if kind not in ("sqlite", "postgresql") or (kind == "sqlite" and parsed.database in (None, "", ":memory:")):
-            raise BadSettings(
-                f"Expected the URL of a SQLite file or of a PostgreSQL database. Received: {parsed.render_as_string()!r}.",
-                remedy=_URL_REMEDY,
-            )
-        strict = partial(json.dumps, allow_nan=False)  # PostgreSQL takes no NaN, neither does any reader of our answers
-        if kind == "postgresql":
-            return sqlalchemy.create_engine(parsed, json_serializer=strict, pool_pre_ping=True, isolation_level="READ COMMITTED")
-        engine = sqlalchemy.create_engine(parsed, json_serializer=strict, poolclass=NullPool)
-    except ArgumentError as error:  # its text may hold the password
-        raise BadSettings("Expected a SQLAlchemy URL. Received: one that cannot be read.", remedy=_URL_REMEDY) from error
-    except (NoSuchModuleError, ImportError) as error:
-        raise BadSettings(f"Expected an installed database driver. Received: {error}.", remedy=_URL_REMEDY) from error
+    except (ArgumentError, ValueError):  # its text, and that of the error, may hold the password
+        raise BadSettings("Expected a SQLAlchemy URL. Received: one that cannot be read.", remedy=_URL_REMEDY) from None
+    strict = partial(json.dumps, allow_nan=False)  # PostgreSQL takes no NaN, neither does any reader of our answers
+    if parsed.drivername in ("postgresql", "postgresql+psycopg"):
+        parsed = parsed.set(drivername="postgresql+psycopg", query={**_PATIENCE, **parsed.query})
+        engine = sqlalchemy.create_engine(
+            parsed, json_serializer=strict, isolation_level="READ COMMITTED", pool_pre_ping=True,
+            pool_size=CONNECTIONS // 2, max_overflow=CONNECTIONS - CONNECTIONS // 2, pool_timeout=BUSY_SECONDS,
+        )
+        hooks.listen(engine, "do_connect", _connect_to_postgresql)
+        return engine
+    if parsed.drivername not in ("sqlite", "sqlite+pysqlite") or parsed.database in (None, "", ":memory:"):
+        raise BadSettings(
+            f"Expected the URL of a SQLite file or of a PostgreSQL database, with psycopg as its driver. Received: {_shown(parsed)}.",
+            remedy=_URL_REMEDY,
+        )
+    engine = sqlalchemy.create_engine(parsed, json_serializer=strict, poolclass=NullPool)
     hooks.listen(engine, "connect", _set_up_sqlite)
     hooks.listen(engine, "begin", _begin_sqlite)
     return engine
+
+
+def _shown(url: sqlalchemy.URL) -> str:
+    """A URL without its password, which may also stand among its parameters."""
+    return repr(url.set(query={}).render_as_string())
+
+
+class _Impatient(psycopg.Connection[Any]):
+    """A connection that does not wait for ever for a server that has stopped answering: the server's own time limit is none then."""
+
+    def wait(self, *args: Any, **options: Any) -> Any:
+        """Let the server answer, within its limit and a second."""
+        try:
+            return super().wait(*args, **{**options, "timeout": BUSY_SECONDS + 1})
+        except psycopg.OperationalError:
+            if self.pgconn.transaction_status == TransactionStatus.ACTIVE:  # what it answers later is nobody's
+                self.pgconn.finish()
+            raise
+
+
+def _connect_to_postgresql(_dialect: sqlalchemy.Dialect, _record: object, arguments: list[Any], options: dict[str, Any]) -> _Impatient:
+    return _Impatient.connect(*arguments, **options)
 
 
 def _set_up_sqlite(connection: sqlite3.Connection, _record: object) -> None:
@@ -167,14 +218,24 @@ def writing(engine: Engine) -> Iterator[Connection]:
     """One transaction that writes: committed at the end, rolled back by any error.
 
     Raises:
-        Unavailable: the database is locked, full or cannot be reached; nothing was written.
+        Unavailable: the database is locked, full or cannot be reached; nothing was written, unless the answer to the commit was lost.
     """
     try:
         with engine.begin() as connection:
             yield connection
-    except (OperationalError, NoFreeConnection, sqlite3.OperationalError) as error:  # the last: from the PRAGMAs of a new connection
-        reason = str(getattr(error, "orig", error)) if engine.dialect.name == "sqlite" else type(error).__name__  # no host names
+    except (DBAPIError, NoFreeConnection, sqlite3.OperationalError) as error:  # the last: from the PRAGMAs of a new connection
+        if not _passes(error):
+            raise
+        cause = getattr(error, "orig", error)
+        reason = str(cause) if engine.dialect.name == "sqlite" else type(cause).__name__  # no host names
         raise Unavailable(f"Expected the job record to answer within {BUSY_SECONDS:g} seconds. Received: {reason}.") from error
+
+
+def _passes(error: Exception) -> bool:
+    """Whether the database is to blame and not the statement. InternalError: the transaction stood still; a standby answers."""
+    if not isinstance(error, DBAPIError):
+        return True
+    return error.connection_invalidated or isinstance(error, (OperationalError, InternalError))
 
 
 @contextmanager
@@ -188,6 +249,17 @@ def reading(engine: Engine) -> Iterator[Connection]:
         yield connection
 
 
+def alone(connection: Connection, what: str) -> None:
+    """From here to the end of the transaction, wait for the others that said the same words. On SQLite a transaction is always alone."""
+    if connection.dialect.name == "postgresql":
+        connection.execute(sqlalchemy.select(sqlalchemy.func.pg_advisory_xact_lock(lock_number(what))))
+
+
+def lock_number(what: str) -> int:
+    """The number by which PostgreSQL knows an advisory lock: eight bytes of a hash."""
+    return int.from_bytes(hashlib.sha256(f"catdog {what}".encode()).digest()[:8], signed=True)
+
+
 def migrate(engine: Engine, *, steps: Sequence[Step] = STEPS) -> None:
     """Bring a database to the schema number of this code; an empty one gets the tables.
 
@@ -199,8 +271,7 @@ def migrate(engine: Engine, *, steps: Sequence[Step] = STEPS) -> None:
     newest = 1 + len(steps)
     try:
         with engine.begin() as connection:
-            if engine.dialect.name == "postgresql":
-                connection.execute(sqlalchemy.select(sqlalchemy.func.pg_advisory_xact_lock(_MIGRATION_LOCK)))
+            alone(connection, "migration")
             number = _schema_number(connection)
             if number is None:
                 metadata.create_all(connection, checkfirst=False)  # a table that is there already is somebody else's: fail
@@ -219,7 +290,7 @@ def migrate(engine: Engine, *, steps: Sequence[Step] = STEPS) -> None:
     except (DBAPIError, sqlite3.Error) as error:
         reason = getattr(error, "orig", error)
         raise BadSettings(
-            f"Expected a database of catdog that can be opened and written. Received: {engine.url.render_as_string()} ({reason}).",
+            f"Expected a database of catdog that can be opened and written. Received: {_shown(engine.url)} ({reason}).",
             remedy="Look at CATDOG_DATABASE_URL and CATDOG_DATA_DIR, the free disk space and the rights of the folder.",
         ) from error
 

@@ -1,17 +1,30 @@
-"""choose, Device, cores, random_state: cpu or cuda, and why. The only file that branches on the device.
+"""choose, decide, examine, providers, Device, Gpu, cores, random_state: cpu or cuda, and why. The only file that branches on the device.
 
-torch is imported only inside the functions that ask it, so that service and worker can import this file.
+torch and onnxruntime are imported only inside the functions that ask them, so that service and worker can import this file.
+
+    the config wants   CATDOG_DEVICE=auto      =cpu                 =cuda
+    auto               a GPU that works, or    the CPU              the GPU; without one: the run fails (device_error),
+                       the CPU                                      or the CPU where CATDOG_CPU_FALLBACK=1
+    cpu                the CPU                 the CPU              the CPU
+    cuda               the GPU, or the config  the config is        as for auto
+                       is refused              refused
 """
 
-import os
+import importlib.util
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from catdog.errors import BadConfig
+from catdog.errors import BadConfig, NoDevice
+from catdog.machine import Machine, Problem
+from catdog.settings import Settings
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+SIGNS = ("dev/nvidiactl", "proc/driver/nvidia", "dev/dxg")
+"""What a container or host with an NVIDIA driver has; the last one under Windows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,24 +43,39 @@ class Device:
         return {"name": self.name, "reason": self.reason, "threads": self.threads}
 
 
+@dataclass(frozen=True, slots=True)
+class Gpu:
+    """A GPU that answers."""
+
+    name: str
+    capability: tuple[int, int]
+    """NVIDIA's compute capability, (major, minor)."""
+    architectures: tuple[str, ...]
+    """What the kernels of the installed torch were compiled for: sm_90, compute_90, ..."""
+
+    def __str__(self) -> str:
+        return f"{self.name}, compute capability {self.capability[0]}.{self.capability[1]}"
+
+
+@dataclass(frozen=True, slots=True)
+class Lack:
+    """Why there is no GPU to compute on, as half a sentence."""
+
+    reason: str
+    gpu: Gpu | None = None
+    """The one that answers and for which the installed torch has no kernels."""
+
+
 def cores() -> int:
-    """CPUs this process may really use: the cgroup's quota (rounded up) and the affinity mask, whichever is less.
-
-    os.cpu_count() knows neither, so a container with one CPU of sixteen would start sixteen threads.
-    """
-    available = len(os.sched_getaffinity(0))
-    try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-    except (OSError, ValueError):
-        return available
-    return available if quota == "max" else max(1, min(available, -(-int(quota) // int(period))))
+    """CPUs this process may really use; os.cpu_count() knows neither cgroup nor affinity and would start sixteen threads on one CPU."""
+    return Machine.look().cpus
 
 
-def choose(wanted: str) -> Device:
+def choose(wanted: str, settings: Settings) -> Device:
     """Choose where to compute and set torch up for it: its threads, and kernels that repeat. `wanted` is auto, cpu or cuda.
 
     Raises:
-        BadConfig: cuda is wanted and there is none.
+        BadConfig, NoDevice: as `decide`.
     """
     import torch
 
@@ -55,18 +83,127 @@ def choose(wanted: str) -> Device:
     torch.set_num_threads(threads)
     torch.backends.cudnn.benchmark = False
     torch.backends.cudnn.deterministic = True
+    looks = wanted != "cpu" and settings.device != "cpu"
+    return decide(wanted, settings, find() if looks else Lack("nobody looked for a GPU"), threads=threads)
+
+
+def decide(wanted: str, settings: Settings, found: Gpu | Lack, *, threads: int) -> Device:
+    """What the config wants and this machine allows, given what was found.
+
+    Raises:
+        BadConfig: the config wants a GPU, and this machine is for the CPU, or is for any and has none.
+        NoDevice: this machine is for a GPU, has none, and is not allowed to go on without.
+    """
     if wanted == "cpu":
         return Device("cpu", "the config asks for the CPU", threads)
-    if torch.cuda.is_available():
-        major, minor = torch.cuda.get_device_capability()
+    if settings.device == "cpu":
+        if wanted == "cuda":
+            raise BadConfig(
+                "device=cuda needs a machine with a GPU. Received: a worker that computes on the CPU (CATDOG_DEVICE=cpu).",
+                field="device", remedy="Set device to auto or cpu, or start a worker with CATDOG_DEVICE=cuda.",
+            )
+        return Device("cpu", f"this machine computes on the CPU (CATDOG_DEVICE=cpu); {threads} CPU threads", threads)
+    if isinstance(found, Gpu):
         asked = "the config asks for a GPU" if wanted == "cuda" else "a GPU is there"
-        return Device("cuda", f"{asked}: {torch.cuda.get_device_name()}, compute capability {major}.{minor}", threads)
-    built = "this torch is built without CUDA" if torch.version.cuda is None else "no CUDA device answers"
+        return Device("cuda", f"{asked}: {found}", threads)
+    if settings.device == "cuda":
+        if not settings.cpu_fallback:
+            raise NoDevice(f"Expected a GPU to compute on (CATDOG_DEVICE=cuda). Received: {found.reason}.")
+        return Device("cpu", f"CATDOG_CPU_FALLBACK=1 and no GPU to compute on: {found.reason}; {threads} CPU threads", threads)
     if wanted == "cuda":
         raise BadConfig(
-            f"device=cuda needs a GPU. Received: {built}.", field="device", remedy="Set device to auto or cpu, or look at the driver.",
+            f"device=cuda needs a GPU. Received: {found.reason}.", field="device",
+            remedy="Set device to auto or cpu, or look at the driver.",
         )
-    return Device("cpu", f"{built}; {threads} CPU threads", threads)
+    return Device("cpu", f"{found.reason}; {threads} CPU threads", threads)
+
+
+def find() -> Gpu | Lack:
+    """The GPU that torch would take, or why there is none to compute on. Imports torch."""
+    import torch
+
+    if torch.version.cuda is None:
+        return Lack("this torch is built without CUDA")
+    if not torch.cuda.is_available():
+        return Lack("no CUDA device answers")
+    gpu = Gpu(torch.cuda.get_device_name(), torch.cuda.get_device_capability(), tuple(torch.cuda.get_arch_list()))
+    return gpu if has_kernels(gpu) else Lack(f"{gpu}, for which this torch has no kernels ({' '.join(gpu.architectures)})", gpu)
+
+
+def has_kernels(gpu: Gpu) -> bool:
+    """Whether kernels compiled for such architectures run on this GPU.
+
+    NVIDIA's rule (CUDA C++ Programming Guide, "Binary Compatibility" and "PTX Compatibility"): a binary (sm_86) runs on its own minor
+    revision and later ones of the same major; PTX (compute_80) is compiled on any later GPU; what is architecture-specific (sm_90a)
+    runs on exactly that one, family-specific (sm_100f) as a binary does, and their PTX no further.
+    """
+    return any(_runs(architecture, gpu.capability) for architecture in gpu.architectures)
+
+
+def _runs(architecture: str, capability: tuple[int, int]) -> bool:
+    parts = re.fullmatch(r"(sm|compute)_(\d+)(\d)([af]?)", architecture)
+    if parts is None:
+        return False
+    major, minor, special = int(parts[2]), int(parts[3]), parts[4]
+    if special == "a":
+        return capability == (major, minor)
+    if parts[1] == "compute" and not special:
+        return capability >= (major, minor)
+    return capability[0] == major and capability[1] >= minor
+
+
+def examine(settings: Settings, *, root: Path = Path("/")) -> tuple[str, list[Problem]]:
+    """What runs compute on here, in a sentence, and what is wrong with it. Imports torch only where a GPU may be found."""
+    if settings.device == "cpu":
+        return "the CPU (CATDOG_DEVICE=cpu)", []
+    if not has_torch():
+        return "nothing: torch is not installed, so no run can be done here", []
+    if settings.device == "auto" and not is_visible(root):
+        return "the CPU (no NVIDIA driver is visible)", []
+    found = find()
+    if isinstance(found, Gpu):
+        return f"the GPU {found}; torch has kernels for {' '.join(found.architectures)}", []
+    if settings.device == "auto":
+        problem = Problem("device", "warning", f"Expected the GPU to be of use. Received: {found.reason}.", NoDevice.default_remedy)
+        return f"the CPU ({found.reason})", [problem]
+    try:
+        device = decide("auto", settings, found, threads=cores())
+    except NoDevice as error:
+        return f"nothing ({found.reason})", [Problem("device", "error", error.message, error.remedy)]
+    return f"the CPU ({device.reason})", [
+        Problem("device", "warning", f"Expected a GPU. Received: {found.reason}; runs compute on the CPU.", NoDevice.default_remedy),
+    ]
+
+
+def has_torch() -> bool:
+    """Whether runs can be done here: a service's image has no torch."""
+    return importlib.util.find_spec("torch") is not None
+
+
+def is_visible(root: Path = Path("/")) -> bool:
+    """Whether an NVIDIA driver can be reached; asks no library."""
+    return any((root / sign).exists() for sign in SIGNS)
+
+
+def providers(device: str) -> list[str | tuple[str, dict[str, str]]]:
+    """What ONNX Runtime computes on, best first; `device` is auto, cpu or cuda.
+
+    Not TensorRT, which compiles each network for minutes. No TF32, whose 10 bits of mantissa miss the golden logits.
+    """
+    import onnxruntime
+
+    gpu = "CUDAExecutionProvider"
+    if device == "cpu" or gpu not in onnxruntime.get_available_providers() or not is_visible():
+        return ["CPUExecutionProvider"]
+    onnxruntime.preload_dlls()  # CUDA's libraries lie in site-packages, where the loader does not look
+    return [(gpu, {"use_tf32": "0"}), "CPUExecutionProvider"]
+
+
+def shortfalls(settings: Settings, *, root: Path = Path("/")) -> list[str]:
+    """What a service of this machine lacks to predict as it is set up to."""
+    if settings.device != "cuda" or is_visible(root):
+        return []
+    return ["CATDOG_DEVICE=cuda and no NVIDIA driver is visible: predictions are computed on the CPU."]
 
 
 def random_state() -> "dict[str, Tensor]":

@@ -19,6 +19,7 @@
         ├── DatasetChanged   the data set is not the one the run began with
         ├── CorruptCheckpoint
         ├── NonFiniteLoss    (step)
+        ├── NoDevice         this machine is for a GPU and none answers
         └── ExportMismatch   the exported network does not answer as the trained one
 
 Every error carries `code` (a stable word), a message that says what was expected and what came, and `remedy` (what to do).
@@ -185,6 +186,16 @@ class NonFiniteLoss(RunFailed):
     def __init__(self, message: str, *, step: int, remedy: str | None = None) -> None:
         super().__init__(message, remedy=remedy)
         self.step = step
+
+
+class NoDevice(RunFailed):
+    """Raised when a run must compute on a GPU (CATDOG_DEVICE=cuda) and there is none that torch can use."""
+
+    code = "device_error"
+    default_remedy = (
+        "Look at the driver (nvidia-smi) and whether the container was given the GPU; "
+        "or set CATDOG_CPU_FALLBACK=1 or CATDOG_DEVICE=cpu to train on the CPU."
+    )
 
 
 class ExportMismatch(RunFailed):

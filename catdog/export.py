@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from catdog import __version__
 from catdog.errors import CorruptPackage, ExportMismatch
-from catdog.files import sha256_of, sync_folder, write_atomically
+from catdog.files import sha256_of, share_as_folder, sync_folder, write_atomically
 from catdog.images import Preprocess, decode
 from catdog.inference import FORMAT, TOLERANCE, Predictor
 from catdog.models import Classifier
@@ -99,6 +99,7 @@ def package(
     try:
         shutil.copyfile(graph, unfinished / "model.onnx")
         save_file({name: tensor.contiguous() for name, tensor in classifier.cpu().state_dict().items()}, unfinished / "weights.safetensors")
+        share_as_folder(unfinished / "weights.safetensors")
         _write_golden(unfinished / "golden", golden, classifier, preprocess)
         _write_card(unfinished / "CARD.md", facts)
         files = {str(path.relative_to(unfinished)): sha256_of(path) for path in sorted(unfinished.rglob("*")) if path.is_file()}

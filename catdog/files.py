@@ -1,7 +1,8 @@
-"""write_atomically, sha256_of, sync_folder: files that are whole or not there, whatever is killed when."""
+"""write_atomically, share_as_folder, sha256_of, sync_folder: files that are whole or not there, whatever is killed when."""
 
 import hashlib
 import os
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,7 +11,8 @@ from pathlib import Path
 @contextmanager
 def write_atomically(path: Path) -> Iterator[Path]:
     """Give a name beside `path` to write to; on success make it durable and rename it into place, else remove it."""
-    unfinished = path.with_name(f"{path.name}.tmp-{os.getpid()}")
+    # Not by the pid: in containers that share a folder the processes have the same ones.
+    unfinished = path.with_name(f"{path.name}.tmp-{secrets.token_hex(4)}")
     try:
         yield unfinished
         with unfinished.open("rb") as file:
@@ -19,6 +21,11 @@ def write_atomically(path: Path) -> Iterator[Path]:
         sync_folder(path.parent)
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+def share_as_folder(path: Path) -> None:
+    """Let those read and write a file who may do so in its folder: safetensors makes its files 0600, whatever the umask."""
+    path.chmod(path.parent.stat().st_mode & 0o666)
 
 
 def sync_folder(folder: Path) -> None:

@@ -19,6 +19,7 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
+from catdog.device import providers
 from catdog.errors import CorruptPackage
 from catdog.files import sha256_of
 from catdog.images import Preprocess, decode
@@ -52,10 +53,11 @@ class Predictor:
         self._session = session
 
     @classmethod
-    def load(cls, folder: Path, *, threads: int = 0) -> "Predictor":
+    def load(cls, folder: Path, *, threads: int = 0, device: str = "auto") -> "Predictor":
         """Open a package, check every byte of it and that it repeats its golden logits here; it is warm afterwards.
 
-        `threads` is for one call's arithmetic; 0 means one per core.
+        `threads` is for one call's arithmetic; 0 means one per core. `device` is auto, cpu or cuda, as in Settings; where a GPU
+        does not do, the CPU answers.
 
         Raises:
             CorruptPackage: a file is missing or changed, or an answer differs.
@@ -63,7 +65,7 @@ class Predictor:
         manifest = read_manifest(folder)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
-        session = onnxruntime.InferenceSession(folder / "model.onnx", options, providers=onnxruntime.get_available_providers())
+        session = onnxruntime.InferenceSession(folder / "model.onnx", options, providers=providers(device))
         predictor = cls(folder, manifest, session)
         predictor._self_test()
         return predictor

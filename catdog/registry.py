@@ -11,9 +11,11 @@ from typing import Any, Literal
 
 from sqlalchemy import Connection, Engine, func, select
 
-from catdog.database import aliases, models, reading, timestamp, writing
+from catdog.database import aliases, alone, models, reading, timestamp, writing
 from catdog.errors import NotFound
 from catdog.jobs import Claim, JobState, end
+
+_ALIASES = "aliases"
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +64,7 @@ class Registry:
         with writing(self._engine) as connection:
             if not end(connection, claim, state=JobState.SUCCEEDED, result=result):
                 return None
+            alone(connection, _ALIASES)  # versions and moves are then in the order in which they are seen
             inserted = models.insert().values(
                 job_id=claim.job_id, digest=digest, labels=[*labels], metrics=dict(metrics), created=timestamp(),
             ).returning(*models.c)
@@ -98,6 +101,7 @@ class Registry:
             NotFound: there is no such version.
         """
         with writing(self._engine) as connection:
+            alone(connection, _ALIASES)
             _model(connection, version)
             newest = select(aliases.c.version).where(aliases.c.alias == alias).order_by(aliases.c.seq.desc()).limit(1)
             if connection.scalar(newest) != version:

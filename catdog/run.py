@@ -71,6 +71,7 @@ def run(folder: Path, settings: Settings, *, fence: int = 0) -> Generator[Progre
 
     Raises:
         BadConfig, WeightsUnavailable: the config cannot work on this machine.
+        NoDevice: this machine demands a GPU and has none.
         DatasetChanged, NonFiniteLoss, ExportMismatch, CorruptCheckpoint: see errors.py.
     """
     yield Progress("phase", phase="preparing")
@@ -99,7 +100,7 @@ def prepare(folder: Path, settings: Settings) -> Prepared:
     except NotFound as error:
         raise DatasetChanged(f"Expected the data set {config.dataset}. Received: none of that id.") from error
     _check_fingerprint(folder, dataset)
-    chosen = device.choose(config.device)
+    chosen = device.choose(config.device, settings)
     random.seed(config.seed)
     torch.manual_seed(config.seed)
     classifier = build(
@@ -144,7 +145,7 @@ def compute_features(prepared: Prepared, *splits: str, phase: str) -> Iterator[P
         if not path.exists():
             yield from loaders.compute_features(
                 prepared.dataset, split, graph=graph, preprocess=prepared.preprocess, path=path, threads=prepared.device.threads,
-                phase=phase,
+                phase=phase, device=prepared.device.name,
             )
 
 

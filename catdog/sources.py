@@ -22,7 +22,7 @@ from catdog.errors import BadDataset, CatdogError, Conflict, TooLarge, Unavailab
 from catdog.files import write_atomically
 from catdog.labels import Planned, Rule, left_out, plan
 from catdog.settings import Settings
-from catdog.staging import Report, build, publish, staged
+from catdog.staging import Report, build, discard, publish, staged
 
 __all__ = [
     "WORKSHOP_URL", "accept", "check_archive", "download", "draw", "fetch_workshop", "import_archive", "import_folder", "import_path",
@@ -105,7 +105,7 @@ def accept(folder: Path, settings: Settings, *, progress: Report = None) -> None
     """
     with _alone(folder):
         for left in folder.parent.glob(f"{folder.name}.staging-*"):
-            shutil.rmtree(left, ignore_errors=True)
+            discard(left)
         try:
             if not ((folder / "dataset.json").exists() or (folder / "refused.json").exists()):
                 _fulfil(_request(folder), folder, settings, progress)

@@ -1,8 +1,14 @@
-"""staged, build, publish: a data set being made, beside the place where it will be. It is there whole, or not at all."""
+"""staged, discard, build, publish: a data set being made, beside the place where it will be. It is there whole, or not at all.
 
+Two processes may make the same data set at once, on hosts whose file locks do not see each other: one that was thought dead goes on. Both
+then move equal files to equal names, and a folder is renamed before it is deleted, so that nobody moves half of it into place.
+"""
+
+import contextlib
 import errno
 import hashlib
 import os
+import secrets
 import shutil
 import tempfile
 from collections import Counter
@@ -13,7 +19,7 @@ from pathlib import Path
 
 from catdog import datasets, images, splits
 from catdog.datasets import Dataset, Planned, Record
-from catdog.errors import BadDataset, BadImage, TooLarge, Unavailable, UnsupportedType
+from catdog.errors import BadDataset, BadImage, CatdogError, TooLarge, Unavailable, UnsupportedType
 from catdog.files import sync_folder
 from catdog.labels import listed, natural
 
@@ -36,21 +42,31 @@ class _Seen:
 
 @contextmanager
 def staged(beside: Path) -> Iterator[Path]:
-    """A new, empty folder `<beside>.staging-<pid>-…`; afterwards it is gone, whatever happened.
+    """A new, empty folder `<beside>.staging-…`; afterwards it is gone, whatever happened.
 
     Raises:
-        Unavailable: the disk is full.
+        Unavailable: the disk is full, or somebody has discarded the folder.
     """
     beside.parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=f"{beside.name}.staging-{os.getpid()}-", dir=beside.parent))
+    folder = Path(tempfile.mkdtemp(prefix=f"{beside.name}.staging-", dir=beside.parent))
     try:
         yield folder
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    except (OSError, CatdogError) as error:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise Unavailable(f"Expected room for the data set on disk. Received: {error.strerror}.", remedy="Free disk space.") from error
+        if not folder.exists():  # whatever went wrong, it says nothing about the pictures
+            raise Unavailable("Expected to make the data set alone. Received: another process, which has begun anew.") from error
         raise
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def discard(folder: Path) -> None:
+    """Delete a folder that somebody may still be at work on: whatever they do next with a path in it fails."""
+    away = folder.with_name(f"{folder.name}.discarded-{secrets.token_hex(4)}")
+    with contextlib.suppress(OSError):
+        folder.rename(away)
+    shutil.rmtree(away, ignore_errors=True)
 
 
 def build(
@@ -85,11 +101,21 @@ def build(
 
 
 def publish(folder: Path, place: Path) -> Dataset:
-    """Move what `build` wrote to `place`, dataset.json last; what an interrupted import left there is replaced."""
+    """Move what `build` wrote to `place`, dataset.json last; what an interrupted import left there is replaced.
+
+    Raises:
+        Unavailable: the data set was given up in the meantime.
+    """
     place.mkdir(parents=True, exist_ok=True)
-    shutil.rmtree(place / "images", ignore_errors=True)
-    for name in ("images", "records.jsonl"):
-        (folder / name).rename(place / name)
+    if (place / "refused.json").exists():  # looked for after `folder` was made: whoever refuses discards every folder that was made before
+        raise Unavailable(f"Expected an upload that is wanted. Received: {place.name}, which was refused in the meantime.")
+    try:
+        (folder / "images").rename(place / "images")
+    except OSError as error:
+        if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
+            raise
+        _merge(folder / "images", place / "images")
+    (folder / "records.jsonl").rename(place / "records.jsonl")
     sync_folder(place)
     (folder / "dataset.json").rename(place / "dataset.json")
     sync_folder(place)
@@ -97,10 +123,24 @@ def publish(folder: Path, place: Path) -> Dataset:
     return Dataset.open(place)
 
 
+def _merge(images: Path, present: Path) -> None:
+    """Make `present` equal to `images`, file by file: a picture that is in both is there at every moment."""
+    wanted = {path.relative_to(images) for path in images.rglob("*") if path.is_file()}
+    for name in wanted:
+        (present / name).parent.mkdir(exist_ok=True)
+        (images / name).replace(present / name)
+    for path in present.rglob("*"):
+        if path.is_file() and path.relative_to(present) not in wanted:
+            path.unlink()
+    for folder in (*sorted(present.iterdir()), present):
+        sync_folder(folder)
+
+
 def _store(
     folder: Path, pictures: Sequence[Planned], read: Callable[[str], bytes], progress: Report,
 ) -> tuple[list[_Seen], list[tuple[Planned, str]]]:
     seen, left_out, unflushed = [], [], []
+    (folder / "images").mkdir()
     for done, planned in enumerate(pictures):
         if progress is not None:
             progress(done, len(pictures))
@@ -114,7 +154,7 @@ def _store(
         seen.append(_Seen(digest, planned, width, height))
         path = datasets.image_path(folder, digest)
         if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
+            path.parent.mkdir(exist_ok=True)  # not its parents: a discarded folder must not come back
             path.write_bytes(data)
             unflushed.append(path)
         if len(unflushed) >= FLUSH_EVERY:

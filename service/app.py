@@ -44,7 +44,7 @@ def create_app(settings: Settings) -> FastAPI:
         version=__version__,
         description=DESCRIPTION,
         lifespan=lifespan,
-        middleware=[Middleware(Door, settings=settings, token=token_digest(settings.token_file))],
+        middleware=[Middleware(Door, settings=settings, token=token_digest(settings.token()))],
         exception_handlers=problems.HANDLERS,
         responses=_PROBLEM,
         redirect_slashes=False,

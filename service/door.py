@@ -12,14 +12,13 @@ import logging
 import re
 import time
 import uuid
-from pathlib import Path
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from catdog.errors import BadSettings, CatdogError, Forbidden
+from catdog.errors import CatdogError, Forbidden
 from catdog.settings import LOOPBACK_NAMES, Settings
 from service import problems
 
@@ -166,24 +165,9 @@ def media_type(headers: Headers) -> str:
     return headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
-def token_digest(path: Path | None) -> bytes | None:
-    """The sha256 of the token in a file's first line; None if no file is asked for.
-
-    Raises:
-        BadSettings: the file cannot be read, or its first line is empty.
-    """
-    if path is None:
-        return None
-    try:
-        token = path.expanduser().read_text().partition("\n")[0].strip()
-    except (OSError, ValueError) as error:
-        raise BadSettings(f"CATDOG_TOKEN_FILE: expected a readable text file. Received: {path} ({error}).") from error
-    if not token:
-        raise BadSettings(
-            f"CATDOG_TOKEN_FILE: expected a token in the first line. Received: an empty one in {path}.",
-            remedy="Write one into it, such as the output of `openssl rand -hex 32`.",
-        )
-    return _digest(token)
+def token_digest(token: str | None) -> bytes | None:
+    """The sha256 of the token that clients must show; None where none is needed."""
+    return None if token is None else _digest(token)
 
 
 def _digest(token: str) -> bytes:

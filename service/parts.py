@@ -10,6 +10,7 @@ from fastapi import Depends, Request
 
 from catdog.database import create_engine, migrate
 from catdog.jobs import JobStore
+from catdog.leadership import Leadership
 from catdog.registry import Registry
 from catdog.settings import Settings
 from service.decoding import Decoders
@@ -53,8 +54,8 @@ def open_parts(settings: Settings) -> Iterator[Parts]:
         decoders = Decoders(settings)
         predictors = Predictors(registry, settings.models)
         publisher = Publisher(settings.redis_url)
-        reconciler = Reconciler(settings, jobs, publisher)
-        importer = Importer(settings, shelf)
+        reconciler = Reconciler(settings, jobs, publisher, Leadership(engine, "reconciler"))
+        importer = Importer(settings, shelf, Leadership(engine, "importer"))
         for part in (decoders, predictors, publisher, reconciler, importer):
             stack.callback(part.close)
             part.start()

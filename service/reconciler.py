@@ -9,10 +9,9 @@ import threading
 import time
 from collections.abc import Callable
 
-from filelock import FileLock, Timeout
-
 from catdog.errors import CatdogError
 from catdog.jobs import JobStore, Lease
+from catdog.leadership import Leadership
 from catdog.settings import Settings
 from service.publisher import Publisher
 
@@ -25,12 +24,15 @@ PATIENT_SWEEPS = 3
 class Reconciler:
     """The thread, and what it remembers of the leases."""
 
-    def __init__(self, settings: Settings, jobs: JobStore, publisher: Publisher, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, settings: Settings, jobs: JobStore, publisher: Publisher, leadership: Leadership, *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._settings = settings
         self._jobs = jobs
         self._publisher = publisher
+        self._leadership = leadership
         self._clock = clock
-        self._lock = FileLock(settings.root / "reconciler.lock", thread_local=False)
         self._moved: dict[tuple[str, int], tuple[int, float]] = {}
         self._unclaimed: frozenset[str] = frozenset()
         self._unclaimed_since = 0.0
@@ -51,7 +53,7 @@ class Reconciler:
         self._closing.set()
         if self._thread.is_alive():
             self._thread.join()
-        self._lock.release()
+        self._leadership.release()
 
     def unclaimed(self) -> int:
         """How many jobs have been due for longer than PATIENT_SWEEPS while no worker had one; 0 also in a service that does not lead."""
@@ -64,7 +66,8 @@ class Reconciler:
         Raises:
             Unavailable: the job record does not answer.
         """
-        if not self._leads():
+        if not self._leadership.held():
+            self._moved.clear()
             self._unclaimed = frozenset()
             self._publisher.publish_if_empty([])
             return
@@ -94,16 +97,6 @@ class Reconciler:
         state = self._jobs.expire(lease, reason=reason)
         if state is not None:  # else it was renewed in the meantime
             log.warning("event=lease_taken_back job=%s fence=%d state=%s reason=%r", lease.job_id, lease.fence, state, reason)
-
-    def _leads(self) -> bool:
-        if not self._lock.is_locked:
-            try:
-                self._lock.acquire(timeout=0)
-            except Timeout:
-                self._moved.clear()
-                return False
-            log.info("event=leads")
-        return True
 
     def _work(self) -> None:
         while not self._closing.is_set():

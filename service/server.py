@@ -1,5 +1,6 @@
 """main: `python -m service`. One uvicorn process that says where it is in DATA_DIR/service.json."""
 
+import contextlib
 import json
 import logging
 import os
@@ -38,19 +39,23 @@ class Server(uvicorn.Server):
         self._app = app
         self._settings = settings
         self._announcement = settings.root / "service.json"
+        self._said: dict[str, str | int] = {}
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Open the application and listen."""
         await super().startup(sockets)
         if sockets:
-            announcement = {"address": address(self._settings.host, sockets[0].getsockname()[1]), "pid": os.getpid()}
+            self._said = {
+                "address": address(self._settings.host, sockets[0].getsockname()[1]), "host": socket.gethostname(), "pid": os.getpid(),
+            }
             with write_atomically(self._announcement) as path:
-                path.write_text(json.dumps(announcement))
+                path.write_text(json.dumps(self._said))
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Stop listening, let requests under way finish, close the application."""
-        if _pid_in(self._announcement) == os.getpid():  # else another service took over the folder
-            self._announcement.unlink(missing_ok=True)
+        with contextlib.suppress(OSError, ValueError):
+            if json.loads(self._announcement.read_text()) == self._said:  # else another service shares the folder, and came later
+                self._announcement.unlink(missing_ok=True)
         await super().shutdown(sockets)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
@@ -71,7 +76,9 @@ def main() -> int:
     try:
         settings = Settings.load()
         settings.make_folders()
-        migrate(create_engine(settings.database))
+        engine = create_engine(settings.database)
+        migrate(engine)
+        engine.dispose()
         server = Server(create_app(settings), settings)
         listener = listen(settings.host, settings.port)
     except BadSettings as error:
@@ -103,15 +110,6 @@ def address(host: str, port: int) -> str:
     """Where a client on this machine reaches the service."""
     name = {"0.0.0.0": "127.0.0.1", "::": "[::1]", "": "127.0.0.1"}.get(host, f"[{host}]" if ":" in host else host)
     return f"http://{name}:{port}"
-
-
-def _pid_in(announcement: os.PathLike[str]) -> int | None:
-    try:
-        with open(announcement) as file:  # noqa: PTH123
-            pid: int = json.load(file)["pid"]
-            return pid
-    except (OSError, ValueError, KeyError):
-        return None
 
 
 def _leave(_number: int, _frame: FrameType | None) -> NoReturn:

@@ -9,6 +9,7 @@ A folder with none of these is an upload that has not ended; for everybody but i
 
 import json
 import math
+import os
 import re
 import shutil
 import time
@@ -20,17 +21,16 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 from catdog.config import DATASET_ID
 from catdog.datasets import Dataset
 from catdog.errors import NotFound
 from catdog.files import sync_folder, write_atomically
+from catdog.staging import discard
 
 ABANDONED_SECONDS = 3600.0
-"""An upload in whose folder nothing has changed for so long is not being sent any more."""
-_STAGING = re.compile(r".+\.staging-([0-9]{1,9})(-.*)?")
-"""The folder beside a data set in which the process of this number makes it."""
+"""An upload or an import in whose folder nothing has changed for so long is not under way any more, on whichever host it was."""
+_STAGING = re.compile(r".+\.(staging|discarded)-.+")
+"""The folder beside a data set in which it is made, on this host or another, or was made."""
 
 
 class EntryState(StrEnum):
@@ -111,13 +111,15 @@ class Shelf:
         return sorted(waiting, key=lambda entry: (_changed(entry.folder / "request.json"), entry.id))
 
     def refuse(self, folder: Path, *, code: str, message: str, remedy: str) -> None:
-        """Give up a data set and say why."""
+        """Give up a data set and say why, unless it is ready by then. What is being made of it elsewhere comes to nothing."""
         with write_atomically(folder / "refused.json") as path:
             path.write_text(json.dumps({"code": code, "message": message, "remedy": remedy, "offenders": []}))
-        for name in ("archive.zip", "records.jsonl"):
-            (folder / name).unlink(missing_ok=True)
-        for unfinished in (folder / "images", *self._folder.glob(f"{folder.name}.staging-*")):
-            shutil.rmtree(unfinished, ignore_errors=True)
+        for unfinished in self._folder.glob(f"{folder.name}.staging-*"):
+            discard(unfinished)  # from here on nobody can make it ready
+        if _state(folder) is EntryState.REFUSED:
+            for name in ("archive.zip", "records.jsonl"):
+                (folder / name).unlink(missing_ok=True)
+            shutil.rmtree(folder / "images", ignore_errors=True)
 
     def sweep(self) -> list[str]:
         """Remove what the dead left: uploads half sent, data sets half made, and the archives of those decided. Return what was removed."""
@@ -128,15 +130,15 @@ class Shelf:
                 archive.unlink(missing_ok=True)
                 removed.append(f"{archive.parent.name}/{archive.name}")
         for folder in list(self._abandoned()):
-            shutil.rmtree(folder, ignore_errors=True)
+            discard(folder)
             removed.append(folder.name)
         return removed
 
     def _abandoned(self) -> Iterator[Path]:
         for path in self._folder.iterdir():
-            staging = _STAGING.fullmatch(path.name)
-            left = not psutil.pid_exists(int(staging[1])) if staging else re.fullmatch(DATASET_ID, path.name) and _state(path) is None
-            if left and time.time() - _newest(path) > ABANDONED_SECONDS:
+            unfinished = _STAGING.fullmatch(path.name) or (re.fullmatch(DATASET_ID, path.name) and _state(path) is None)
+            # A deep look costs much: only where the first one finds nothing.
+            if unfinished and all(time.time() - newest(path) > ABANDONED_SECONDS for newest in (_newest, _newest_below)):
                 yield path
 
 
@@ -165,3 +167,7 @@ def _newest(folder: Path) -> float:
         return max(_changed(path) for path in (folder, *folder.iterdir()))
     except OSError:  # it has vanished in the meantime: its uploader, or another service, removed it
         return math.inf
+
+
+def _newest_below(folder: Path) -> float:
+    return max((_changed(Path(root)) for root, _, _ in os.walk(folder)), default=math.inf)

@@ -1,13 +1,16 @@
-"""Fixtures that every test may use: the shared photographs, one living stack, one finished run."""
+"""Fixtures that every test may use: the shared photographs, one PostgreSQL, one living stack, one finished run."""
 
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from sqlalchemy import Engine
 
+from catdog.database import create_engine, migrate
 from catdog.settings import Settings
 from tests.living import FAST_JOB, Finished, LiveStack, command_line
+from tests.postgres import Postgres, binaries
 
 ROOT = Path(__file__).parent.parent
 CI = os.environ.get("CI") == "true"
@@ -35,6 +38,42 @@ def shared_data() -> Callable[..., Path]:
         return found
 
     return path
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """One PostgreSQL server for every test."""
+    programs = binaries()
+    if programs is None:
+        missing("PostgreSQL")
+    else:
+        with Postgres(programs) as running:
+            yield running
+
+
+@pytest.fixture
+def postgresql_url(postgres: Postgres) -> Iterator[str]:
+    """A new PostgreSQL database."""
+    with postgres.database() as url:
+        yield url
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A new database of each kind in turn: a test of the job record that asks for it runs on both."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'catdog.sqlite'}"
+    url: str = request.getfixturevalue("postgresql_url")
+    return url
+
+
+@pytest.fixture
+def engine(database_url: str) -> Iterator[Engine]:
+    """The job record in a new database of each kind."""
+    engine = create_engine(database_url)
+    migrate(engine)
+    yield engine
+    engine.dispose()
 
 
 @pytest.fixture(scope="session")

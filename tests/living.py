@@ -1,6 +1,6 @@
-"""LiveStack, Finished, command_line, until: the real thing, for tests.
+"""Caller, LiveStack, Finished, command_line, until: the real thing, for tests.
 
-LiveStack is `catdog up` with its redis-server, worker and service, on a free loopback port.
+A Caller asks a service over HTTP. LiveStack is `catdog up` with its redis-server, worker and service, on a free loopback port.
 """
 
 import contextlib
@@ -11,6 +11,7 @@ import time
 import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -36,7 +37,67 @@ def until(condition: Callable[[], Any], what: str, *, seconds: float = PATIENCE_
     return answer
 
 
-class LiveStack:
+class Caller:
+    """What a user does over HTTP."""
+
+    client: httpx.Client
+
+    def upload(self, folder: Path, **query: Any) -> dict[str, Any]:
+        """Zip a folder, upload it, and wait until it is a data set."""
+        archive = BytesIO()
+        with zipfile.ZipFile(archive, "w") as packed:
+            for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+                packed.write(path, path.relative_to(folder))
+        response = self.client.post("/v1/datasets", content=archive.getvalue(), headers={"Content-Type": "application/zip"}, params=query)
+        assert response.status_code == 202, response.text
+        dataset_id = response.json()["id"]
+        return dict(until(lambda: self._settled(dataset_id), "the import"))
+
+    def _settled(self, dataset_id: str) -> dict[str, Any] | None:
+        answer: dict[str, Any] = self.client.get(f"/v1/datasets/{dataset_id}", params={"wait": 5}).json()
+        return None if answer["state"] == "importing" else answer
+
+    def drawn(self, folder: Path, *, count: int = 40, size: int = 64) -> dict[str, Any]:
+        """Draw pictures and upload them."""
+        sources.draw(folder, count=count, size=size, seed=1)
+        return self.upload(folder)
+
+    def post_job(self, dataset: dict[str, Any], **fields: Any) -> str:
+        """Start a job and return its id."""
+        response = self.client.post("/v1/jobs", json={"dataset": dataset["id"], **fields})
+        assert response.status_code == 202, response.text
+        return str(response.json()["id"])
+
+    def job(self, job_id: str) -> dict[str, Any]:
+        """The job as it is now."""
+        answer: dict[str, Any] = self.client.get(f"/v1/jobs/{job_id}").json()
+        return answer
+
+    def wait_for_training(self, job_id: str) -> dict[str, Any]:
+        """Wait until the job has a finished epoch behind it and more before it."""
+        def training() -> dict[str, Any] | None:
+            job = self.job(job_id)
+            assert job["state"] in ("queued", "running"), job
+            return job if job["phase"] == "training" and (job["progress"] or {}).get("epoch", 0) >= 2 else None
+
+        return dict(until(training, "training to be under way"))
+
+    def wait_for_end(self, job_id: str, *, seconds: float = PATIENCE_SECONDS) -> dict[str, Any]:
+        """Wait until the job is succeeded, failed or cancelled."""
+        def ended() -> dict[str, Any] | None:
+            job = self.job(job_id)
+            return job if job["state"] in ("succeeded", "failed", "cancelled") else None
+
+        return dict(until(ended, "the job to end", seconds=seconds))
+
+    def epochs(self, job_id: str) -> list[int]:
+        """The number of every epoch that the job's events speak of, in order; one that was done again stands twice."""
+        lines = self.client.get(f"/v1/jobs/{job_id}/events").text.splitlines()
+        events = [json.loads(line.removeprefix("data: ")) for line in lines if line.startswith("data: ")]
+        return [event["epoch"] for event in events if event.get("kind") == "epoch"]
+
+
+class LiveStack(Caller):
     """Use as a context manager; everything it started is gone afterwards, which it checks."""
 
     def __init__(self, folder: Path, **settings: Any) -> None:
@@ -112,54 +173,6 @@ class LiveStack:
         with contextlib.suppress(redis.RedisError), self.redis() as client:
             return bool(client.ping())
         return False
-
-    def upload(self, folder: Path, **query: Any) -> dict[str, Any]:
-        """Zip a folder, upload it, and wait until it is a data set."""
-        archive = folder.with_suffix(".zip")
-        with zipfile.ZipFile(archive, "w") as packed:
-            for path in sorted(p for p in folder.rglob("*") if p.is_file()):
-                packed.write(path, path.relative_to(folder))
-        response = self.client.post("/v1/datasets", content=archive.read_bytes(), headers={"Content-Type": "application/zip"}, params=query)
-        assert response.status_code == 202, response.text
-        dataset_id = response.json()["id"]
-        return dict(until(lambda: self._settled(dataset_id), "the import"))
-
-    def _settled(self, dataset_id: str) -> dict[str, Any] | None:
-        answer: dict[str, Any] = self.client.get(f"/v1/datasets/{dataset_id}", params={"wait": 5}).json()
-        return None if answer["state"] == "importing" else answer
-
-    def drawn(self, folder: Path, *, count: int = 40, size: int = 64) -> dict[str, Any]:
-        """Draw pictures and upload them."""
-        sources.draw(folder, count=count, size=size, seed=1)
-        return self.upload(folder)
-
-    def post_job(self, dataset: dict[str, Any], **fields: Any) -> str:
-        """Start a job and return its id."""
-        response = self.client.post("/v1/jobs", json={"dataset": dataset["id"], **fields})
-        assert response.status_code == 202, response.text
-        return str(response.json()["id"])
-
-    def job(self, job_id: str) -> dict[str, Any]:
-        """The job as it is now."""
-        answer: dict[str, Any] = self.client.get(f"/v1/jobs/{job_id}").json()
-        return answer
-
-    def wait_for_training(self, job_id: str) -> dict[str, Any]:
-        """Wait until the job has a finished epoch behind it and more before it."""
-        def training() -> dict[str, Any] | None:
-            job = self.job(job_id)
-            assert job["state"] in ("queued", "running"), job
-            return job if job["phase"] == "training" and (job["progress"] or {}).get("epoch", 0) >= 2 else None
-
-        return dict(until(training, "training to be under way"))
-
-    def wait_for_end(self, job_id: str) -> dict[str, Any]:
-        """Wait until the job is succeeded, failed or cancelled."""
-        def ended() -> dict[str, Any] | None:
-            job = self.job(job_id)
-            return job if job["state"] in ("succeeded", "failed", "cancelled") else None
-
-        return dict(until(ended, "the job to end"))
 
 
 @dataclass(frozen=True)

@@ -5,16 +5,19 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
+
+from catdog import __version__
 
 ROOT = Path(__file__).parent.parent
 SOURCES = sorted(path for room in ("catdog", "service", "worker") for path in (ROOT / room).rglob("*.py"))
 
 SERVICE_MAY = {
-    "jobs", "registry", "database", "broker", "inference", "calibration", "images", "datasets", "labels", "sources", "catalogue", "weights",
-    "progress", "config", "settings", "plots", "device", "errors", "process", "files",
+    "jobs", "registry", "database", "leadership", "broker", "inference", "calibration", "images", "datasets", "labels", "sources",
+    "staging", "catalogue", "weights", "progress", "config", "settings", "plots", "device", "errors", "process", "files",
 }
 WORKER_MAY = {"jobs", "registry", "database", "broker", "progress", "config", "settings", "device", "errors", "process", "files"}
 TORCH_FREE = (
@@ -45,7 +48,7 @@ def test_who_may_import_whom(path: Path) -> None:
         inner = rest.partition(".")[0]
         if room == "catdog":
             assert top not in ("service", "worker", "fastapi", "starlette", "uvicorn", "celery", "kombu"), module
-            if path.stem not in ("database", "jobs", "registry"):
+            if path.stem not in ("database", "jobs", "leadership", "registry"):
                 assert top != "sqlalchemy", module
         else:
             assert top != "torch", module
@@ -97,16 +100,37 @@ def test_a_file_says_what_lives_in_it(path: Path) -> None:
         assert ast.get_docstring(ast.parse(path.read_text())), named(path)
 
 
-def test_the_service_lock_is_a_part_of_the_full_one_and_holds_no_torch_and_no_address() -> None:
-    def pins(name: str) -> set[str]:
-        text = (ROOT / "requirements" / name).read_text()
-        assert "://" not in text and "--hash=sha256:" in text
-        return set(re.findall(r"^([a-z0-9][^ \n]*==[^ \n]+)", text, re.MULTILINE))
+def pins(name: str) -> set[str]:
+    """What a lock pins, each `name==version`."""
+    text = (ROOT / "requirements" / f"{name}.txt").read_text()
+    assert "://" not in text and "--hash=sha256:" in text
+    return set(re.findall(r"^([a-z0-9][^ \n]*==[^ \n]+)", text, re.MULTILINE))
 
-    service, full = pins("service.txt"), pins("full.txt")
-    assert service < full
-    assert not {pin for pin in service if re.match(r"(torch|torchvision|triton|nvidia|onnx==)", pin)}
-    assert {pin for pin in full if re.match(r"(torch|torchvision)==", pin)}
+
+def test_each_lock_is_a_part_of_the_larger_one_and_torch_has_its_own() -> None:
+    service, worker, full, torch = pins("service-cpu"), pins("worker"), pins("full"), pins("torch")
+    assert service < worker < full
+    heavy = re.compile(r"(torch|torchvision|triton|nvidia|cuda)[^=]*==")
+    assert not [pin for pin in full if heavy.match(pin)] and all(map(heavy.match, torch))
+    assert {pin.partition("==")[0] for pin in torch} >= {"torch", "torchvision"}
+
+
+def test_the_cuda_service_has_one_onnxruntime_and_it_is_the_gpus() -> None:
+    cpu, cuda = pins("service-cpu"), pins("service-cuda")
+    assert [pin.partition("==")[0] for pin in cpu - cuda] == ["onnxruntime"]
+    assert "onnxruntime-gpu" in {pin.partition("==")[0] for pin in cuda - cpu}
+
+
+def test_there_is_one_dockerfile_and_a_reason_above_each_of_its_instructions() -> None:
+    assert sorted(path.name for path in (ROOT / "docker").iterdir()) == [
+        "Dockerfile", "Dockerfile.dockerignore", "compose.cuda.yaml", "compose.scale.yaml", "nginx.conf",
+    ]
+    text = (ROOT / "docker" / "Dockerfile").read_text()
+    assert f"ARG VERSION={__version__}\n" in text
+    lines = re.sub(r"\\\n", "", text).splitlines()
+    for above, line in pairwise(lines):
+        if re.match(r"[A-Z]+ ", line) and not line.startswith(("FROM ", "ARG ")):
+            assert above.startswith("# "), f"no reason above: {line}"
 
 
 def test_no_pickle_is_ever_loaded() -> None:

@@ -1,11 +1,20 @@
 """cli: what a user types, what comes back, and exit codes that mean something."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from catdog.settings import Settings
+from catdog import __version__
+from catdog import run as phases
+from catdog.cli import EXIT_CODES
+from catdog.config import TrainConfig
+from catdog.errors import NoDevice
+from catdog.machine import Machine
+from catdog.settings import Settings, described
 from tests.living import Finished, command_line
 
 
@@ -116,6 +125,56 @@ def test_a_name_with_brackets_is_printed_as_it_is(finished: Finished, tmp_path: 
 def test_config_shows_no_password(settings: Settings) -> None:
     done = command_line("config", settings=settings.model_copy(update={"redis_url": "redis://user:hunter2@127.0.0.1:1/0"}))
     assert "hunter2" not in done.stdout and "redis://user:***@127.0.0.1:1/0" in done.stdout
+
+
+def test_what_a_run_leaves_is_open_to_whom_its_folder_is(finished: Finished) -> None:
+    left = [path for name in ("checkpoints", "package") for path in (finished.run / name).rglob("*") if path.is_file()]
+    assert {".json", ".safetensors", ".onnx"} <= {path.suffix for path in left}
+    for path in left:
+        assert path.stat().st_mode & 0o666 == path.parent.stat().st_mode & 0o666, path
+
+
+def test_config_names_a_secret_file_and_not_its_secret(settings: Settings, tmp_path: Path) -> None:
+    (tmp_path / "catdog_redis_url").write_text("redis://:hunter2@127.0.0.1:1/0\n")
+    program = f"""
+from pathlib import Path
+from catdog import cli
+cli.Settings.secrets_folder = Path({str(tmp_path)!r})
+cli.main()
+"""
+    done = subprocess.run([sys.executable, "-c", program, "config"], capture_output=True, text=True, check=True)
+    assert "CATDOG_REDIS_URL = redis://:***@127.0.0.1:1/0  (file)" in done.stdout and "hunter2" not in done.stdout + done.stderr
+
+
+def test_the_doctor_shows_the_machine_and_makes_nothing(settings: Settings) -> None:
+    done = command_line("doctor", "system", settings=settings)
+    assert done.returncode == 0, done.stderr
+    for line in (f"cpus: {Machine.look().cpus} ", "memory: ", "shared memory: ", "disk: ", f"user: uid {os.geteuid()}", "folders: "):
+        assert sum(printed.startswith(line) for printed in done.stdout.splitlines()) == 1, done.stdout
+    assert f"catdog {__version__}" in done.stdout and "computes on: " in done.stdout and not settings.root.exists()
+
+
+def test_the_doctor_finds_an_error_and_exits_3(settings: Settings) -> None:
+    settings.make_folders()
+    settings.models.chmod(0o777)
+    done = command_line("doctor", "system", settings=settings)
+    assert done.returncode == 3
+    assert [line for line in done.stdout.splitlines() if line.startswith(("error: ", "warning: "))] == [
+        f"error: folder: Expected a folder that not everybody may write into. Received: {described(settings.models)}. "
+        f"Run: chmod o-w {settings.models}",
+    ]
+    facts = json.loads(command_line("doctor", "system", "--json", settings=settings).stdout)
+    assert [(one["code"], one["severity"]) for one in facts["problems"]] == [("folder", "error")]
+    assert facts["cpus"] == Machine.look().cpus and facts["versions"]["catdog"] == __version__
+
+
+@pytest.mark.skipif(Path("/dev/nvidiactl").exists(), reason="there is a GPU here")
+def test_a_run_without_the_gpu_that_the_machine_demands_is_a_device_error(finished: Finished, tmp_path: Path) -> None:
+    TrainConfig.read(finished.run).write(tmp_path / "run")
+    with pytest.raises(NoDevice, match="CATDOG_DEVICE=cuda") as caught:
+        list(phases.run(tmp_path / "run", finished.settings.model_copy(update={"device": "cuda"})))
+    failed = phases.failure(caught.value)
+    assert failed.code == "device_error" and EXIT_CODES["device_error"] == 76 and "CATDOG_CPU_FALLBACK=1" in (failed.remedy or "")
 
 
 def test_predict_leaves_no_data_folder_behind(settings: Settings) -> None:

@@ -52,9 +52,12 @@ def test_every_variable_it_mentions_is_a_setting() -> None:
         assert name.removeprefix("CATDOG_").lower() in Settings.model_fields, name
 
 
-@pytest.mark.parametrize(
-    "command", ["", "up", "train", "run", "predict", "data draw", "data import", "models list", "models fetch", "config", "demo"],
+COMMANDS = (
+    "", "up", "train", "run", "predict", "data draw", "data import", "models list", "models fetch", "doctor system", "config", "demo",
 )
+
+
+@pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_has_help(stack: LiveStack, command: str) -> None:
     done = command_line(*command.split(), "--help", settings=stack.settings)
     assert done.returncode == 0 and "Usage" in done.stdout and len(done.stdout) > 200

@@ -1,23 +1,23 @@
 """The job record: one owner at a time, nothing lost, nothing written by a stale fence."""
 
 import multiprocessing
-import tempfile
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from multiprocessing.queues import Queue
 from multiprocessing.synchronize import Barrier
-from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, rule
-from sqlalchemy import event
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, rule, run_state_machine_as_test
+from sqlalchemy import Engine
+from sqlalchemy import event as hooks
 
-from catdog.database import create_engine, migrate
+from catdog.database import aliases, create_engine, events, jobs, models, writing
 from catdog.errors import BadInput, Conflict, NotFound
 from catdog.jobs import MAX_LOSSES, Claim, Job, JobState, JobStore, Lease
 from catdog.process import Identity
@@ -30,15 +30,9 @@ OWNER = Identity("host", "boot", "pid:[1]", 41, 1.5)
 OUT_OF_MEMORY = {"code": "out_of_memory", "message": "Expected ... Received: ...", "remedy": "Lower batch_size."}
 
 
-def store_in(folder: Path) -> JobStore:
-    engine = create_engine(f"sqlite:///{folder / 'catdog.sqlite'}")
-    migrate(engine)
-    return JobStore(engine)
-
-
 @pytest.fixture
-def store(tmp_path: Path) -> JobStore:
-    return store_in(tmp_path)
+def store(engine: Engine) -> JobStore:
+    return JobStore(engine)
 
 
 def claimed(store: JobStore, job_id: str | None = None, *, now: datetime = LATER) -> Claim:
@@ -132,8 +126,9 @@ def test_twenty_posts_with_one_key_make_one_job(store: JobStore) -> None:
     assert sum(new for _, new in answers) == 1
 
 
-def _claim_at_once(folder: Path, job_id: str, barrier: Barrier, won: "Queue[int | None]") -> None:
-    store = JobStore(create_engine(f"sqlite:///{folder / 'catdog.sqlite'}"))
+def _claim_at_once(url: str, job_id: str, barrier: Barrier, won: "Queue[int | None]") -> None:
+    engine = create_engine(url)
+    store = JobStore(engine)
     barrier.wait(30)
 
     def claim(_: int) -> int | None:
@@ -143,13 +138,14 @@ def _claim_at_once(folder: Path, job_id: str, barrier: Barrier, won: "Queue[int 
     with ThreadPoolExecutor(10) as pool:
         for fence in pool.map(claim, range(10)):
             won.put(fence)
+    engine.dispose()
 
 
-def test_of_twenty_claims_in_two_processes_one_wins(store: JobStore, tmp_path: Path) -> None:
+def test_of_twenty_claims_in_two_processes_one_wins(store: JobStore, database_url: str) -> None:
     job, _ = store.create({})
     context = multiprocessing.get_context("spawn")
     barrier, won = context.Barrier(2), context.Queue()
-    processes = [context.Process(target=_claim_at_once, args=(tmp_path, job.id, barrier, won)) for _ in range(2)]
+    processes = [context.Process(target=_claim_at_once, args=(database_url, job.id, barrier, won)) for _ in range(2)]
     for process in processes:
         process.start()
     fences = [won.get(timeout=60) for _ in range(20)]
@@ -157,6 +153,51 @@ def test_of_twenty_claims_in_two_processes_one_wins(store: JobStore, tmp_path: P
         process.join()
     assert sorted(fences, key=str) == [1] + [None] * 19
     assert (store.get(job.id).attempt, len(states(store, job.id))) == (1, 2)
+
+
+def test_who_reads_event_by_event_misses_none_while_others_write(store: JobStore) -> None:
+    claim = claimed(store)
+    start = threading.Barrier(5)
+
+    def report(writer: int) -> None:
+        start.wait(30)
+        for step in range(12):
+            store.report(claim, events=[Progress("epoch", epoch=writer, step=step), Progress("checkpoint", epoch=writer, step=step)])
+
+    def follow() -> list[int]:
+        start.wait(30)
+        seen: list[int] = [0]
+        page: list[int] = []
+        ended = False
+        while page or not ended:
+            ended = all(writer.done() for writer in writers)
+            page = [event.seq for event in store.events(claim.job_id, after=seen[-1], limit=7)]
+            seen += page
+        return seen[1:]
+
+    with ThreadPoolExecutor(5) as pool:
+        writers = [pool.submit(report, writer) for writer in range(4)]
+        seen = pool.submit(follow).result()
+    assert seen == [event.seq for event in store.events(claim.job_id)]
+
+
+@pytest.mark.parametrize("text", ["nothing\0more", "\ud83d", "'; DROP TABLE jobs; --"])
+def test_strange_text_is_kept_or_unknown(store: JobStore, text: str) -> None:
+    claim = claimed(store, store.create({"note": text})[0].id)
+    assert store.get(claim.job_id).config == {"note": text}
+    store.report(claim, progress=Progress("step", message=text), events=[Progress("warning", message=text)])
+    assert store.events(claim.job_id)[-1].data["message"] == text
+    assert store.finish(claim, state=JobState.FAILED, error={"code": "internal", "message": text, "remedy": text})
+    assert (store.get(claim.job_id).error or {})["message"] == text
+
+
+def test_an_id_with_a_nul_is_an_unknown_one(store: JobStore) -> None:
+    job_id = store.create({}, idempotency_key="k\0")[0].id
+    assert store.create({}, idempotency_key="k\0") == (store.get(job_id), False)
+    with pytest.raises(NotFound):
+        store.get(job_id + "\0")
+    assert store.claim(job_id + "\0", OWNER) is None and store.events(job_id + "\0") == []
+    assert [job.id for job in store.list(after="\0")] == [job_id]
 
 
 def test_a_claim_carries_what_the_worker_needs(store: JobStore) -> None:
@@ -351,13 +392,16 @@ class Rivals(RuleBasedStateMachine):
     claims = Bundle("claims")
     leases = Bundle("leases")
 
+    def __init__(self, engine: Engine) -> None:
+        super().__init__()
+        self.engine = engine
+
     @initialize()
     def start(self) -> None:
-        self.folder = tempfile.TemporaryDirectory()
-        engine = create_engine(f"sqlite:///{self.folder.name}/catdog.sqlite")
-        event.listen(engine, "connect", lambda raw, _: raw.execute("PRAGMA synchronous = OFF"))  # quick; no power fails here
-        migrate(engine)
-        self.store, self.registry = JobStore(engine), Registry(engine)
+        with writing(self.engine) as connection:
+            for table in (aliases, models, events, jobs):
+                connection.execute(table.delete())
+        self.store, self.registry = JobStore(self.engine), Registry(self.engine)
         self.fence: dict[str, int] = {}
         self.ends: dict[str, Job] = {}
         self.create()
@@ -366,10 +410,6 @@ class Rivals(RuleBasedStateMachine):
         """The job that the rivals fight over next; claims of the ones before stay in their hands."""
         self.job_id = self.store.create({})[0].id
         self.fence[self.job_id] = 0
-
-    def teardown(self) -> None:
-        if hasattr(self, "folder"):
-            self.folder.cleanup()
 
     def owns(self, claim: Claim) -> bool:
         job = self.store.get(claim.job_id)
@@ -454,8 +494,13 @@ class Rivals(RuleBasedStateMachine):
         assert len(published) == len(set(published))
 
 
-Rivals.TestCase.settings = settings(
-    max_examples=25, stateful_step_count=40, deadline=None, suppress_health_check=[HealthCheck.too_slow],
-    phases=[Phase.reuse, Phase.generate],  # shrinking takes minutes, and 40 steps can be read
-)
-test_rivals = Rivals.TestCase
+def test_rivals(engine: Engine) -> None:
+    if engine.dialect.name == "sqlite":
+        hooks.listen(engine, "connect", lambda raw, _: raw.execute("PRAGMA synchronous = OFF"))  # quick; no power fails here
+    effort = settings(
+        max_examples=25 if engine.dialect.name == "sqlite" else 10, stateful_step_count=40, deadline=None,
+        suppress_health_check=[HealthCheck.too_slow],
+        phases=[Phase.reuse, Phase.generate],  # shrinking takes minutes, and 40 steps can be read
+    )
+    # It takes a function as well, says its docstring.
+    run_state_machine_as_test(partial(Rivals, engine), settings=effort)  # type: ignore[arg-type]

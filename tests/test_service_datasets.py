@@ -4,22 +4,25 @@ import io
 import json
 import os
 import socket
-import subprocess
 import sys
 import time
 import zipfile
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
+from catdog.database import create_engine, lock_number
 from catdog.errors import NotFound
+from catdog.leadership import Leadership
 from catdog.settings import Settings
 from service import importer as importing
 from service.importer import MAX_DEATHS, NOT_NOW, Importer
 from service.shelf import ABANDONED_SECONDS, EntryState, Shelf
+from tests.postgres import Postgres
 from tests.serving import Service, archive, is_problem, wait_for
 
 pytest_plugins = ("tests.service_fixtures",)
@@ -171,21 +174,17 @@ def age(*folders: Path) -> None:
 
 
 def test_what_dead_imports_left_is_swept_and_the_work_of_live_ones_is_not(settings: Settings) -> None:
-    ended = subprocess.Popen([sys.executable, "-c", ""])
-    ended.wait()
     shelf = Shelf(settings.datasets)
-    dead, fresh, alive = (
-        settings.datasets / f"ds_{'0' * 32}.staging-{pid}-{name}" for pid, name in ((ended.pid, "a"), (ended.pid, "b"), (os.getpid(), "c"))
-    )
+    dead, half, fresh, alive = (settings.datasets / f"ds_{'0' * 32}.staging-{name}" for name in ("a", "b.discarded-1", "c", "d"))
     ready, refused, accepted = (shelf.reserve() for _ in range(3))
-    for folder in (dead, fresh, alive):
-        (folder / "images").mkdir(parents=True)
+    for folder in (dead, half, fresh, alive):
+        (folder / "images" / "ab").mkdir(parents=True)
     for folder in (ready, refused, accepted):
         (folder / "archive.zip").write_bytes(b"")
     (ready / "dataset.json").write_text("{}")
     (refused / "refused.json").write_text("{}")
-    age(dead, alive, accepted)
-    assert set(shelf.sweep()) == {dead.name, f"{ready.name}/archive.zip", f"{refused.name}/archive.zip"}
+    age(dead / "images" / "ab", half / "images" / "ab", dead, half, alive, accepted)
+    assert set(shelf.sweep()) == {dead.name, half.name, f"{ready.name}/archive.zip", f"{refused.name}/archive.zip"}
     assert {path.name for path in settings.datasets.iterdir()} == {path.name for path in (fresh, alive, ready, refused, accepted)}
     assert [folder for folder in (ready, refused, accepted) if (folder / "archive.zip").exists()] == [accepted]
     assert shelf.sweep() == []
@@ -225,6 +224,15 @@ def test_a_refusal_takes_what_was_made_with_it(settings: Settings) -> None:
     assert {path.name for path in folder.iterdir()} == {"request.json", "refused.json"}
     assert {path.name for path in other.iterdir()} == {"request.json", "archive.zip", "images", "records.jsonl"}
     assert [path.name for path in settings.datasets.glob("*.staging-*")] == [f"{other.name}.staging-1-x"]
+
+
+def test_a_ready_data_set_is_not_refused(settings: Settings) -> None:
+    folder = waiting(settings)
+    (folder / "images").mkdir()
+    (folder / "dataset.json").write_text("{}")
+    shelf = Shelf(settings.datasets)
+    shelf.refuse(folder, code="internal", message="m", remedy="r")  # its last child died just when another host's was done
+    assert shelf.entry(folder.name).state is EntryState.READY and (folder / "images").exists()
 
 
 def test_an_import_that_this_machine_cannot_do_now_is_tried_until_it_can(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -272,11 +280,65 @@ def waiting(settings: Settings) -> Path:
     return folder
 
 
-def run_importer(settings: Settings, code: str) -> Importer:
+def run_importer(settings: Settings, code: str, *, leadership: Leadership | None = None) -> Importer:
     """An importer whose child is this program; its arguments are the folder."""
-    importer = Importer(settings, Shelf(settings.datasets), command=(sys.executable, "-c", code))
+    leadership = leadership or Leadership(create_engine(settings.database), "importer")
+    importer = Importer(settings, Shelf(settings.datasets), leadership, command=(sys.executable, "-c", code))
     importer.start()
     return importer
+
+
+def test_only_the_leader_imports_and_another_takes_over(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importing, "IDLE_SECONDS", 0.05)
+    code = """
+import pathlib, sys
+with open(pathlib.Path(sys.argv[1], "imports"), "a") as file: file.write("x")
+pathlib.Path(sys.argv[1], "dataset.json").write_text("{}")
+"""
+    leader = run_importer(settings, code)
+    shelf = Shelf(settings.datasets)
+    first = waiting(settings)
+    wait_for(lambda: shelf.entry(first.name).state is EntryState.READY, what="the first import")
+    follower = run_importer(settings, code)
+    several = [waiting(settings) for _ in range(4)]
+    follower.wake()
+    wait_for(lambda: all(shelf.entry(folder.name).state is EntryState.READY for folder in several), what="the leader to look by itself")
+    leader.close()
+    last = waiting(settings)
+    wait_for(lambda: shelf.entry(last.name).state is EntryState.READY, what="the follower to lead")
+    assert {(folder / "imports").read_text() for folder in (first, *several, last)} == {"x"}
+    follower.close()
+
+
+def test_an_importer_that_leads_no_more_ends_its_child_and_counts_no_death(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, postgres: Postgres, postgresql_url: str,
+) -> None:
+    monkeypatch.setattr(importing, "IDLE_SECONDS", 0.05)
+    engine = create_engine(postgresql_url)
+    folder = waiting(settings)
+    code = """
+import os, pathlib, sys, time
+with open(pathlib.Path(sys.argv[1], "children"), "a") as file: file.write(f"{os.getpid()} ")
+time.sleep(600)
+"""
+
+    def children() -> list[str]:
+        return (folder / "children").read_text().split() if (folder / "children").exists() else []
+
+    importer = run_importer(settings, code, leadership=Leadership(engine, "importer"))
+    number = lock_number("leader importer")
+    for _ in range(MAX_DEATHS + 1):
+        wait_for(lambda: bool(children()) and Path("/proc", children()[-1]).exists(), what="a child")
+        with engine.connect() as rival, ThreadPoolExecutor(1) as pool:
+            waiting_rival = pool.submit(rival.exec_driver_sql, f"SELECT pg_advisory_lock({number})")
+            wait_for(lambda: bool(postgres.execute("SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND NOT granted")), what="the rival")
+            postgres.execute("SELECT pg_terminate_backend(pid, 10000) FROM pg_locks WHERE locktype = 'advisory' AND granted")
+            waiting_rival.result()
+            wait_for(lambda: not Path("/proc", children()[-1]).exists(), what="the child's end")
+            rival.exec_driver_sql(f"SELECT pg_advisory_unlock({number})")
+    importer.close()
+    assert Shelf(settings.datasets).entry(folder.name).state is EntryState.IMPORTING
+    engine.dispose()
 
 
 def test_an_import_that_dies_three_times_is_refused_and_the_next_one_is_done(settings: Settings) -> None:

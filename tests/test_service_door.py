@@ -7,9 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from catdog.errors import BadSettings
 from catdog.settings import Settings
-from service.door import MULTIPART_BYTES, token_digest
+from service.door import MULTIPART_BYTES
 from tests.serving import Service, is_problem, picture, publish
 
 pytest_plugins = ("tests.service_fixtures",)
@@ -59,25 +58,16 @@ def test_further_hosts_can_be_allowed(settings: Settings, serve: Callable[[Setti
 
 
 def test_a_token_is_needed_where_one_is_set(settings: Settings, serve: Callable[[Settings], Service], tmp_path: Path) -> None:
-    (tmp_path / "token").write_text("correct horse\nanother line\n")
+    (tmp_path / "token").write_text("long enough token\nanother line\n")
     client = serve(settings.model_copy(update={"token_file": tmp_path / "token"})).client
     assert client.get("/health/live").status_code == 200
-    for wrong in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": "Basic correct horse"}, {"Authorization": "Bearer another line"},
-                  {"Authorization": "Bearer"}):
-        response = client.get("/v1/jobs", headers=wrong)
+    for wrong in (None, "Bearer wrong", "Basic long enough token", "Bearer another line", "Bearer"):
+        response = client.get("/v1/jobs", headers={"Authorization": wrong} if wrong else {})
         is_problem(response, 401, "unauthorized")
         assert response.headers["www-authenticate"] == "Bearer"
     for path in ("/", "/docs", "/openapi.json", "/health/ready", "/v1/nothing"):
         assert client.get(path).status_code == 401, path
-    assert client.get("/v1/jobs", headers={"Authorization": "bearer correct horse"}).status_code == 200
-
-
-@pytest.mark.parametrize("content", [None, "", "\n", "  \nsecond"])
-def test_a_token_file_without_a_token_is_refused(tmp_path: Path, content: str | None) -> None:
-    if content is not None:
-        (tmp_path / "token").write_text(content)
-    with pytest.raises(BadSettings, match="CATDOG_TOKEN_FILE"):
-        token_digest(tmp_path / "token")
+    assert client.get("/v1/jobs", headers={"Authorization": "bearer long enough token"}).status_code == 200
 
 
 @pytest.mark.parametrize(("path", "kind", "limit"), [

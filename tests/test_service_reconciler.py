@@ -14,11 +14,11 @@ from pathlib import Path
 
 import pytest
 import redis
-from filelock import FileLock
+from sqlalchemy import Engine
 
 from catdog.broker import KEY_PREFIX, QUEUE, TASK
-from catdog.database import create_engine, migrate
 from catdog.jobs import Claim, JobState, JobStore
+from catdog.leadership import Leadership
 from catdog.process import Identity
 from catdog.settings import Settings
 from catdog.stack import redis_server
@@ -81,9 +81,7 @@ def publisher(broker: Broker) -> Iterator[Publisher]:
 
 
 @pytest.fixture
-def jobs(settings: Settings) -> JobStore:
-    engine = create_engine(settings.database)
-    migrate(engine)
+def jobs(engine: Engine) -> JobStore:
     return JobStore(engine)
 
 
@@ -102,9 +100,9 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def reconciler(settings: Settings, jobs: JobStore, clock: Clock) -> Iterator[Reconciler]:
+def reconciler(settings: Settings, engine: Engine, jobs: JobStore, clock: Clock) -> Iterator[Reconciler]:
     """One whose sweeps the test makes, without a queue."""
-    made = Reconciler(settings, jobs, Publisher(None), clock=clock)
+    made = Reconciler(settings, jobs, Publisher(None), Leadership(engine, "reconciler"), clock=clock)
     yield made
     made.close()
 
@@ -141,12 +139,14 @@ def test_a_new_claim_has_a_lease_of_its_own(settings: Settings, jobs: JobStore, 
     assert state(jobs, second) == JobState.RUNNING
 
 
-def test_after_a_restart_a_whole_lease_is_waited(settings: Settings, jobs: JobStore, clock: Clock, reconciler: Reconciler) -> None:
+def test_after_a_restart_a_whole_lease_is_waited(
+    settings: Settings, engine: Engine, jobs: JobStore, clock: Clock, reconciler: Reconciler,
+) -> None:
     held = claim(jobs)
     reconciler.sweep()
     reconciler.close()
     clock.now += settings.lease_seconds - 1
-    restarted = Reconciler(settings, jobs, Publisher(None), clock=clock)
+    restarted = Reconciler(settings, jobs, Publisher(None), Leadership(engine, "reconciler"), clock=clock)
     restarted.sweep()
     clock.now += settings.lease_seconds - 1
     restarted.sweep()
@@ -168,10 +168,12 @@ def test_the_lease_of_a_dead_process_is_taken_back_at_once(jobs: JobStore, recon
     assert "dead" in jobs.events(held.job_id)[-1].data["reason"]
 
 
-def test_only_the_leader_sweeps_and_another_takes_over(settings: Settings, jobs: JobStore, clock: Clock, reconciler: Reconciler) -> None:
+def test_only_the_leader_sweeps_and_another_takes_over(
+    settings: Settings, engine: Engine, jobs: JobStore, clock: Clock, reconciler: Reconciler,
+) -> None:
     held = claim(jobs)
-    other = FileLock(settings.root / "reconciler.lock")
-    other.acquire()
+    other = Leadership(engine, "reconciler")
+    assert other.held()
     reconciler.sweep()
     clock.now += 2 * settings.lease_seconds
     reconciler.sweep()
@@ -306,7 +308,7 @@ def test_jobs_are_accepted_while_redis_is_down_and_published_when_it_is_up(setti
         service.stop()
 
 
-def test_an_unreachable_redis_holds_up_no_lease(settings: Settings, jobs: JobStore) -> None:
+def test_an_unreachable_redis_holds_up_no_lease(settings: Settings, engine: Engine, jobs: JobStore) -> None:
     folder = Path(tempfile.mkdtemp(prefix="catdog-"))
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(str(folder / "silent"))
@@ -314,7 +316,7 @@ def test_an_unreachable_redis_holds_up_no_lease(settings: Settings, jobs: JobSto
     publisher = Publisher(f"redis+socket://{folder / 'silent'}")
     publisher.start()
     quick = settings.model_copy(update={"lease_seconds": 0.2})
-    reconciler = Reconciler(quick, jobs, publisher)
+    reconciler = Reconciler(quick, jobs, publisher, Leadership(engine, "reconciler"))
     held, _ = claim(jobs), jobs.create({})
     reconciler.start()
     wait_for(lambda: state(jobs, held) == JobState.QUEUED, what="the lease to be taken back")

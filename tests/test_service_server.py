@@ -1,22 +1,27 @@
 """service/server.py, app.py, parts.py, routes/health.py, system.py, discovery.py: the process as its launcher sees it."""
 
 import json
+import logging
 import os
 import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import psutil
 import pytest
+from sqlalchemy import make_url
 
 from catdog.errors import BadSettings
+from catdog.jobs import JobState
 from catdog.settings import Settings
 from service.server import address, listen
-from tests.serving import Service, is_problem, make_package, publish, publish_digest, wait_for
+from tests.postgres import Postgres
+from tests.serving import Service, claim, is_problem, make_package, publish, publish_digest, wait_for
 
 pytest_plugins = ("tests.service_fixtures",)
 
@@ -99,10 +104,12 @@ def test_addresses() -> None:
     ]
 
 
-def test_an_announcement_of_another_service_is_left_alone(service: Service) -> None:
+@pytest.mark.parametrize("other", [{"pid": os.getpid() + 1}, {"host": "another-container"}, {"address": "http://127.0.0.1:1"}])
+def test_an_announcement_of_another_service_is_left_alone(service: Service, other: dict[str, Any]) -> None:
     announcement = service.settings.root / "service.json"
-    assert json.loads(announcement.read_text())["address"].endswith(str(service.port))
-    announcement.write_text(json.dumps({"address": "x", "pid": os.getpid() + 1}))
+    own = json.loads(announcement.read_text())
+    assert own == {"address": address("127.0.0.1", service.port), "host": socket.gethostname(), "pid": os.getpid()}
+    announcement.write_text(json.dumps(own | other))
     service.stop()
     assert announcement.exists()
 
@@ -180,9 +187,47 @@ def test_the_documentation_needs_no_internet(shared_service: Service) -> None:
     assert all("application/problem+json" in response["422"]["content"] for response in responses)
 
 
-def test_two_services_may_share_a_folder(settings: Settings) -> None:
-    first, second = Service(settings), Service(settings)
+def test_two_services_may_share_a_folder(settings: Settings, serve: Callable[[Settings], Service]) -> None:
+    first, second = serve(settings), serve(settings)
     job_id = first.parts.jobs.create({})[0].id
     assert second.client.get(f"/v1/jobs/{job_id}").json()["state"] == "queued"
-    for service in (first, second):
-        service.stop()
+
+
+LOCKS = "FROM pg_locks JOIN pg_database ON pg_database.oid = database WHERE locktype = 'advisory' AND granted AND datname = %s"
+
+
+def test_two_services_on_one_postgresql_do_everything_once(
+    settings: Settings, postgres: Postgres, postgresql_url: str, caplog: pytest.LogCaptureFixture,
+) -> None:
+    """One leads, whichever; cut off or stopped, one leads again. What either accepted is imported once, and seen by both."""
+    caplog.set_level(logging.INFO)
+    shared = settings.model_copy(update={"database_url": postgresql_url})
+    database = make_url(postgresql_url).database
+    services = [Service(shared), Service(shared)]
+    uploaded: list[str] = []
+
+    def upload_to_each() -> None:
+        for service in services:
+            uploaded.append(service.client.post("/v1/datasets", json={"source": "drawn", "count": 40}).json()["id"])
+        for service in services:
+            for dataset_id in uploaded:
+                entry = service.client.get(f"/v1/datasets/{dataset_id}", params={"wait": 30}).json()
+                assert entry["state"] == "ready", entry
+
+    upload_to_each()
+    assert postgres.execute(f"SELECT count(*) {LOCKS}", database) == [(2,)], "one reconciler and one importer lead"
+    postgres.execute(f"SELECT pg_terminate_backend(pid, 10000) {LOCKS}", database)
+    wait_for(lambda: postgres.execute(f"SELECT count(*) {LOCKS}", database) == [(2,)], what="leaders again")
+    version = publish(services[0].parts).version
+    wait_for(lambda: all(one.client.get("/health/ready").json()["models"] == {"champion": version} for one in services), what="the model")
+    services.pop(0).stop()
+    held = claim(services[0].parts.jobs)
+    owner = subprocess.Popen([sys.executable, "-c", ""])
+    orphaned = claim(services[0].parts.jobs, owner=owner.pid)
+    owner.wait()
+    wait_for(lambda: services[0].parts.jobs.get(orphaned.job_id).state == JobState.QUEUED, what="the other one to sweep")
+    assert services[0].parts.jobs.get(held.job_id).state == JobState.RUNNING
+    upload_to_each()
+    services[0].stop()
+    started = [record.getMessage().rpartition("=")[2] for record in caplog.records if "event=import_started" in record.getMessage()]
+    assert sorted(started) == sorted(uploaded)

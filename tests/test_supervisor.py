@@ -44,9 +44,9 @@ class Scene:
     def __init__(self, folder: Path, **settings: Any) -> None:
         self.settings = Settings.load(data_dir=folder, **{"heartbeat_seconds": 0.2, "stop_grace_seconds": 1, **settings})
         self.settings.make_folders()
-        engine = create_engine(self.settings.database)
-        migrate(engine)
-        self.jobs, self.registry = JobStore(engine), Registry(engine)
+        self.engine = create_engine(self.settings.database)
+        migrate(self.engine)
+        self.jobs, self.registry = JobStore(self.engine), Registry(self.engine)
         self.draining = False
         self.job_id = self.jobs.create(CONFIG)[0].id
 
@@ -62,7 +62,8 @@ def scene(tmp_path: Path) -> Scene:
     return Scene(tmp_path)
 
 
-def test_a_run_that_is_done_is_published_once(scene: Scene) -> None:
+def test_a_run_that_is_done_is_published_once(tmp_path: Path, database_url: str) -> None:
+    scene = Scene(tmp_path, database_url=database_url)
     job = scene.run(f"""
         os.mkdir(folder + "/package"); open(folder + "/package/package.json", "w").close()
         say(kind="phase", phase="preparing", result={{"device": {{"name": "cpu", "reason": "r", "threads": 1}}}})
@@ -78,6 +79,7 @@ def test_a_run_that_is_done_is_published_once(scene: Scene) -> None:
     assert kinds.count("checkpoint") == 1 and "step" not in kinds
     scene.run("raise SystemExit('a finished job must not be run again')")
     assert [model.version for model in scene.registry.list()] == [1]
+    scene.engine.dispose()
 
 
 def test_a_failure_is_written_down_with_its_remedy(scene: Scene) -> None:

@@ -16,7 +16,7 @@ from pydantic import WrapValidator
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import JSONResponse, PlainTextResponse
 
-from catdog import weights
+from catdog import catalogue, weights
 from catdog.config import TrainConfig
 from catdog.errors import BadConfig, DatasetChanged, NotFound, WeightsUnavailable
 from catdog.jobs import Event, Job, JobState
@@ -145,7 +145,9 @@ def _check(config: TrainConfig, parts: Parts) -> None:
     if entry.state is not EntryState.READY:
         raise BadConfig(f"dataset: expected one that is ready. Received: {entry.id}, which is {entry.state}.", field="dataset",
                         remedy=f"Wait with GET /v1/datasets/{entry.id}?wait=30, or upload another one.")
-    if config.weights != "none" and not weights.on_this_machine(config.model, parts.settings.weights):
+    # Weights that a package carries are installed with the worker, which may be elsewhere: its run says when they are missing.
+    fetched = config.weights != "none" and catalogue.find(config.model).package is None
+    if fetched and not weights.on_this_machine(config.model, parts.settings.weights):
         raise WeightsUnavailable(
             f"weights: expected the pretrained weights of {config.model} on this machine. Received: none.", field="weights",
             remedy=f"Fetch them with `catdog models fetch {config.model}`, or set weights to none.",

@@ -6,7 +6,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import onnxruntime
 from fastapi import APIRouter
 
 from catdog import __version__, device
@@ -26,7 +25,7 @@ def system(parts: AllParts) -> dict[str, Any]:
         "versions": {"catdog": __version__, "python": platform.python_version()} | {
             name: version(name) for name in ("fastapi", "uvicorn", "celery", "sqlalchemy", "onnxruntime", "pillow", "numpy")
         },
-        "devices": {"cores": device.cores(), "gpus": _gpus(), "inference": onnxruntime.get_available_providers()},
+        "devices": {"cores": device.cores(), "gpus": _gpus(), "inference": _providers(), "runs": settings.device},
         "formats": {"pictures": list(FORMATS), "archives": ["zip"]},
         "limits": {
             "image_bytes": settings.max_image_bytes,
@@ -45,8 +44,13 @@ def system(parts: AllParts) -> dict[str, Any]:
             "models": len(parts.registry.list()),
         },
         "queue": parts.publisher.state.value,
-        "warnings": _warnings(parts.publisher.state),
+        "warnings": _warnings(settings, parts.publisher.state),
     }
+
+
+def _providers() -> list[str]:
+    """What ONNX Runtime computes predictions on, best first."""
+    return [provider if isinstance(provider, str) else provider[0] for provider in device.providers("auto")]
 
 
 def _gpus() -> list[str]:
@@ -58,12 +62,13 @@ def _gpus() -> list[str]:
     return found
 
 
-def _warnings(queue: QueueState) -> list[str]:
+def _warnings(settings: Settings, queue: QueueState) -> list[str]:
     found = [f"{name} is no setting of catdog; `catdog config` lists those there are." for name in Settings.unknown_variables()]
     if queue is QueueState.UNSET:
         found.append("CATDOG_REDIS_URL is not set: jobs are accepted and wait, and no worker is told of them.")
     elif queue is QueueState.DOWN:
         found.append("Redis does not answer: jobs are accepted and wait until it does.")
+    found += device.shortfalls(settings)
     if sys.flags.optimize:
         found.append("Python runs with -O: some explanations are missing.")
     return found

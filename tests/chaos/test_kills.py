@@ -1,6 +1,5 @@
 """What may die while a job runs, dies. Every time: the job succeeds, one model row, no process left, no epoch lost."""
 
-import json
 import signal
 from collections.abc import Callable
 from typing import Any
@@ -68,13 +67,8 @@ def test_the_job_succeeds_all_the_same(
     _, alive = psutil.wait_procs(victims, timeout=30)
     assert not alive
 
-    epochs = [event["epoch"] for event in history(stack, first) if event.get("kind") == "epoch"]
+    epochs = stack.epochs(first)
     assert sorted(set(epochs)) == list(range(1, FAST_JOB["epochs"] + 1))
     assert len(epochs) <= FAST_JOB["epochs"] + 1, f"more than one epoch was done again: {epochs}"
     if strike is terminate_the_worker:
         assert stack.job(first)["attempt"] == 1, "a drain is not counted as an attempt"
-
-
-def history(stack: LiveStack, job_id: str) -> list[dict[str, Any]]:
-    lines = stack.client.get(f"/v1/jobs/{job_id}/events").text.splitlines()
-    return [json.loads(line.removeprefix("data: ")) for line in lines if line.startswith("data: ")]
