@@ -151,7 +151,9 @@ def test_a_server_that_restarts_is_unavailable_once_and_then_as_before(postgres:
         insert(connection)
 
 
-def test_a_server_that_has_stopped_answering_is_unavailable(postgres: "Postgres", postgresql_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_that_has_stopped_answering_is_unavailable(
+    postgres: "Postgres", postgresql_url: str, monkeypatch: pytest.MonkeyPatch,
+) -> None:
     engine = tuned(postgresql_url, connect_timeout="2")
     with writing(engine) as connection:
         insert(connection)
