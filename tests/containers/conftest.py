@@ -1,5 +1,6 @@
-"""Fixtures: the engine, and each image built once from the Dockerfile."""
+"""locked_torch, and fixtures: the engine, and each image built once from the Dockerfile."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,11 @@ from tests.conftest import missing
 from tests.containers.engine import ROOT, Engine, wheel_index
 
 TORCH_LOCK = (ROOT / "requirements" / "torch.txt").read_text()
+
+
+def locked_torch() -> dict[str, str]:
+    """The versions of torch and torchvision that the lock pins."""
+    return dict(re.findall(r"^(torch|torchvision)==(\S+)", TORCH_LOCK, re.MULTILINE))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -37,9 +43,7 @@ def redis_image(engine: Engine) -> str:
 @pytest.fixture(scope="session")
 def small_worker_image(engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> str:
     """The CPU worker, whole but for torch: two stand-in wheels of the locked versions come from the index that TORCH_INDEX names."""
-    versions = {name: version for name, _, version in (line.split()[0].partition("==") for line in TORCH_LOCK.splitlines() if "==" in line)}
-    wanted = {name: versions[name] for name in ("torch", "torchvision")}
-    with wheel_index(tmp_path_factory.mktemp("wheels"), **wanted) as address:
+    with wheel_index(tmp_path_factory.mktemp("wheels"), **locked_torch()) as address:
         return engine.build("worker", "catdog-worker:cpu", TORCH_INDEX=address)
 
 
