@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pebble import ProcessExpired, ProcessPool
 
-from catdog import device, process
+from catdog import process
 from catdog.errors import BadImage, CatdogError, Unavailable
 from catdog.images import Preprocess, decode
 
@@ -50,6 +50,8 @@ class Decoders:
     """The pool of decoding processes."""
 
     def __init__(self, settings: "Settings") -> None:
+        from catdog import device  # not for the decoding processes: it brings pydantic
+
         self._processes = settings.decoders or device.cores()
         self._timeout_seconds = settings.decode_seconds
         self._waiting = 0

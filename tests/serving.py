@@ -121,7 +121,10 @@ class Service:
         self.server = Server(self.app, settings)
         self._listener = listen("127.0.0.1", 0)
         self.port: int = self._listener.getsockname()[1]
-        self.client = httpx.Client(base_url=address("127.0.0.1", self.port), timeout=30.0)
+        # An idle connection is given up before the service does so after 5 s: who sends just then finds it reset.
+        self.client = httpx.Client(
+            base_url=address("127.0.0.1", self.port), timeout=30.0, limits=httpx.Limits(keepalive_expiry=1.0),
+        )
         self._thread = threading.Thread(target=self._serve)
         self._thread.start()
         wait_for(lambda: self._is_announced() or not self._thread.is_alive(), what="the service")

@@ -3,6 +3,7 @@
 Where no container registry is reachable, an engine from Debian's packages and stand-ins for the base images take their place.
 """
 
+import contextlib
 import json
 import os
 import shutil
@@ -94,8 +95,8 @@ class Engine:
                 content = archive.extractfile(member)
                 if content is not None and member.name == "manifest.json":
                     order = json.load(content)[0]["Layers"]
-                elif content is not None and not member.name.endswith(".json") and member.size > 1024:
-                    with tarfile.open(fileobj=content, mode="r|") as layer:
+                elif content is not None:
+                    with contextlib.suppress(tarfile.ReadError), tarfile.open(fileobj=content, mode="r|") as layer:  # else it is no layer
                         layers[member.name] = {entry.name for entry in layer if entry.isfile()}
         yield from (layers[name] for name in order[base:] if name in layers)
 
