@@ -1,4 +1,4 @@
-"""choose, decide, examine, providers, Device, Gpu, cores, random_state: cpu or cuda, and why. The only file that branches on the device.
+"""choose, decide, examine, session, providers, Device, Gpu, cores, random_state: cpu or cuda, why. The only file that branches on the device.
 
 torch and onnxruntime are imported only inside the functions that ask them, so that service and worker can import this file.
 
@@ -21,6 +21,7 @@ from catdog.machine import Machine, Problem
 from catdog.settings import Settings
 
 if TYPE_CHECKING:
+    from onnxruntime import InferenceSession
     from torch import Tensor
 
 SIGNS = ("dev/nvidiactl", "proc/driver/nvidia", "dev/dxg")
@@ -185,8 +186,21 @@ def is_visible(root: Path = Path("/")) -> bool:
     return any((root / sign).exists() for sign in SIGNS)
 
 
+def session(graph: Path, *, device: str, threads: int) -> "InferenceSession":
+    """Open a graph in ONNX Runtime on `device` (auto, cpu or cuda); `threads` are for one call's arithmetic, 0 means one per core.
+
+    Where a GPU does not do, the CPU computes. Every session is opened here, so that nothing opens one before settings.py has told
+    ONNX Runtime to send nothing home.
+    """
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    return onnxruntime.InferenceSession(graph, options, providers=providers(device))
+
+
 def providers(device: str) -> list[str | tuple[str, dict[str, str]]]:
-    """What ONNX Runtime computes on, best first; `device` is auto, cpu or cuda.
+    """What ONNX Runtime computes on, best first.
 
     Not TensorRT, which compiles each network for minutes. No TF32, whose 10 bits of mantissa miss the golden logits.
     """

@@ -13,16 +13,18 @@ A package needs no flag and no environment: what was validated is what is served
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import onnxruntime
 from numpy.typing import NDArray
 
-from catdog.device import providers
+from catdog import device as devices
 from catdog.errors import CorruptPackage
 from catdog.files import sha256_of
 from catdog.images import Preprocess, decode
+
+if TYPE_CHECKING:
+    from onnxruntime import InferenceSession
 
 FORMAT = 1
 """The number of this package layout; a package of another number is refused."""
@@ -45,7 +47,7 @@ class Prediction:
 class Predictor:
     """A loaded model package. Threads may share one."""
 
-    def __init__(self, folder: Path, manifest: dict[str, Any], session: onnxruntime.InferenceSession) -> None:
+    def __init__(self, folder: Path, manifest: dict[str, Any], session: "InferenceSession") -> None:
         self.folder = folder
         self.manifest = manifest
         self.labels: tuple[str, ...] = tuple(manifest["labels"])
@@ -63,9 +65,7 @@ class Predictor:
             CorruptPackage: a file is missing or changed, or an answer differs.
         """
         manifest = read_manifest(folder)
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        session = onnxruntime.InferenceSession(folder / "model.onnx", options, providers=providers(device))
+        session = devices.session(folder / "model.onnx", device=device, threads=threads)
         predictor = cls(folder, manifest, session)
         predictor._self_test()
         return predictor

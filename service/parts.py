@@ -52,7 +52,7 @@ def open_parts(settings: Settings) -> Iterator[Parts]:
         migrate(engine)
         jobs, registry, shelf = JobStore(engine), Registry(engine), Shelf(settings.datasets)
         decoders = Decoders(settings)
-        predictors = Predictors(registry, settings.models)
+        predictors = Predictors(registry, settings.models, device=settings.device)
         publisher = Publisher(settings.redis_url)
         reconciler = Reconciler(settings, jobs, publisher, Leadership(engine, "reconciler"))
         importer = Importer(settings, shelf, Leadership(engine, "importer"))

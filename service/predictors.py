@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from catdog import device
+from catdog import device as devices
 from catdog.errors import CatdogError, CorruptPackage, NoModel, NotFound, Unavailable
 from catdog.inference import Prediction, Predictor
 from catdog.registry import Model, Registry
@@ -53,9 +53,10 @@ class Failure:
 class Predictors:
     """Every model that is loaded, by alias and by version."""
 
-    def __init__(self, registry: Registry, models: Path) -> None:
+    def __init__(self, registry: Registry, models: Path, *, device: str) -> None:
         self._registry = registry
         self._models = models
+        self._device = device
         self._aliases: Mapping[str, Served] = {}  # replaced as a whole, so a reader never sees half a swap
         self._versions: OrderedDict[int, Served] = OrderedDict()
         self._failures: Mapping[str, Failure] = {}
@@ -65,7 +66,7 @@ class Predictors:
         self._readable = True
         self._thread = threading.Thread(target=self._follow, name="predictors", daemon=True)
         # A call computes on one thread: that many side by side give more answers a second than one call over all cores.
-        self._threads = ThreadPoolExecutor(device.cores(), "infer")
+        self._threads = ThreadPoolExecutor(devices.cores(), "infer")
 
     def start(self) -> None:
         """Begin to follow the aliases."""
@@ -157,7 +158,7 @@ class Predictors:
                 return loaded[version]
             model = self._registry.get(version)
             try:
-                served = Served(model, Predictor.load(self._models / model.digest, threads=1))
+                served = Served(model, Predictor.load(self._models / model.digest, device=self._device, threads=1))
             except CatdogError:
                 raise
             except Exception as error:  # onnxruntime raises its own kinds, without a common parent

@@ -210,7 +210,7 @@ def test_a_model_published_a_moment_ago_answers_at_once(settings: Settings) -> N
     registry = Registry(engine)
     digests = [make_package(settings.models, gain=float(gain)) for gain in range(1, 5)]
     models = [publish_digest(JobStore(engine), registry, digest) for digest in digests]
-    predictors = Predictors(registry, settings.models)  # its thread is never started
+    predictors = Predictors(registry, settings.models, device="cpu")  # its thread is never started
     assert predictors.find(None) is None
     assert predictors.get(None).model.version == models[-1].version
     kept = [predictors.get(str(model.version)) for model in models][-KEPT_VERSIONS:]
