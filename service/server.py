@@ -16,8 +16,11 @@ from fastapi import FastAPI
 from catdog.database import create_engine, migrate
 from catdog.errors import BadSettings
 from catdog.files import write_atomically
+from catdog.machine import Machine, problems
 from catdog.settings import Settings
 from service.app import create_app
+
+log = logging.getLogger("catdog.service")
 
 GRACE_SECONDS = 5
 """From SIGTERM until requests under way are cut off."""
@@ -76,6 +79,8 @@ def main() -> int:
     try:
         settings = Settings.load()
         settings.make_folders()
+        for problem in problems(Machine.look(), settings, runs=False):
+            log.warning("event=machine_problem %s", problem.line())
         engine = create_engine(settings.database)
         migrate(engine)
         engine.dispose()

@@ -17,7 +17,7 @@ SOURCES = sorted(path for room in ("catdog", "service", "worker") for path in (R
 
 SERVICE_MAY = {
     "jobs", "registry", "database", "leadership", "broker", "inference", "calibration", "images", "datasets", "labels", "sources",
-    "staging", "catalogue", "weights", "progress", "config", "settings", "plots", "device", "errors", "process", "files",
+    "staging", "catalogue", "machine", "weights", "progress", "config", "settings", "plots", "device", "errors", "process", "files",
 }
 WORKER_MAY = {"jobs", "registry", "database", "broker", "progress", "config", "settings", "device", "errors", "process", "files"}
 TORCH_FREE = (
