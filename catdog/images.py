@@ -1,6 +1,6 @@
-"""decode, Preprocess: from bytes to an upright RGB image to pixels. The one way in, for training and for serving.
+"""read, decode, Picture, Preprocess: from bytes to an upright RGB image to pixels. The one way in, for training and for serving.
 
-    bytes --decode--> image (RGB, upright) --Preprocess.pixels--> pixels (S, S, 3) uint8
+    bytes --read--> Picture: image (RGB, upright) --Preprocess.pixels--> pixels (S, S, 3) uint8
 
 numpy and Pillow only. Decoding happens in this process: hostile bytes belong into a process that may die (service/decoding.py).
 """
@@ -8,11 +8,11 @@ numpy and Pillow only. Decoding happens in this process: hostile bytes belong in
 import io
 import warnings
 from dataclasses import asdict, dataclass
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from catdog.errors import BadImage, TooLarge, UnsupportedType
 
@@ -25,14 +25,45 @@ MAX_SIDE = 16_384
 # Pillow's own, laxer limit only warns; ours is checked right after opening. Filters are global: set once, not in each thread.
 warnings.simplefilter("ignore", Image.DecompressionBombWarning)
 
+Geometry = Literal["resize_crop", "center_crop", "letterbox", "stretch"]
+"""How a picture of any shape becomes a square.
+
+    resize_crop   the centred square, `crop` of the short side, resized: the usual one
+    center_crop   the middle S x S pixels as they are, black where the picture is smaller: the workshop's, and wrong where sizes differ
+    letterbox     the whole picture, with grey bars: nothing is lost, everything is smaller
+    stretch       the whole picture, distorted
+"""
+FILL = {"center_crop": (0, 0, 0), "letterbox": (114, 114, 114)}
+"""The colour of the bars: black as torchvision's CenterCrop pads, grey as YOLO's letterbox does."""
+
 _RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 
 
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """A decoded picture, and how it was stored."""
+
+    image: Image.Image
+    """RGB, upright."""
+    format: str
+    """One of FORMATS."""
+    mode: str
+    """Pillow's name of how its pixels were stored: L, P, RGBA, CMYK, I;16, ..."""
+    orientation: int
+    """EXIF's: 1 is upright, 2 to 8 are mirrored or turned (EXIF 2.32, 4.6.4)."""
+
+
 def decode(data: bytes) -> Image.Image:
+    """The image of `read`."""
+    return read(data).image
+
+
+def read(data: bytes) -> Picture:
     """Turn the bytes of a picture into an RGB image, upright.
 
-    Animated pictures give their first frame. EXIF orientation is applied. Transparency is laid over white. 16-bit grey is
-    scaled to 8 bits. CMYK is converted by Pillow's plain formula, without colour profiles.
+    One rule for every mode: animated pictures give their first frame; EXIF orientation is applied; transparency (LA, RGBA, PA, or a
+    transparent colour) is laid over white; 16-bit grey is scaled to 8 bits by 1/257; grey, palette and one-bit pictures become the RGB
+    they show; CMYK is converted by Pillow's plain formula, without colour profiles.
 
     Raises:
         UnsupportedType: not one of FORMATS.
@@ -44,7 +75,11 @@ def decode(data: bytes) -> Image.Image:
         _open(data).verify()
         image = _open(data)
         image.load()
-        return _to_rgb(ImageOps.exif_transpose(image))
+        orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+        return Picture(
+            _to_rgb(ImageOps.exif_transpose(image)), format="JPEG" if image.format == "MPO" else str(image.format), mode=image.mode,
+            orientation=orientation if orientation in range(1, 9) else 1,
+        )
     except (BadImage, TooLarge, UnsupportedType):
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
@@ -93,17 +128,47 @@ class Preprocess:
     resize: str = "bicubic"
     """How pixels are interpolated: bilinear or bicubic, with Pillow's antialiasing."""
     crop: float = 0.875
-    """Share of the short side that the centred square keeps (224/256, the usual ImageNet evaluation)."""
+    """Of resize_crop: share of the short side that the centred square keeps (224/256, the usual ImageNet evaluation)."""
+    geometry: Geometry = "resize_crop"
 
     def pixels(self, image: Image.Image) -> NDArray[np.uint8]:
-        """Crop the centred square and resize it in one Pillow call. Returns pixels (S, S, 3) uint8."""
-        width, height = image.size
-        side = min(width, height) * self.crop
-        left, top = (width - side) / 2, (height - side) / 2
-        square = image.resize(
-            (self.image_size, self.image_size), _RESAMPLING[self.resize], box=(left, top, left + side, top + side),
-        )
-        return np.asarray(square, dtype=np.uint8)
+        """Cut out what `geometry` keeps and resize it in one Pillow call. Returns pixels (S, S, 3) uint8."""
+        box = self._box(*image.size)
+        width, height = self._target(*image.size)
+        resized = image.resize((width, height), _RESAMPLING[self.resize], box=box)
+        if resized.size != (self.image_size, self.image_size):
+            square = Image.new("RGB", (self.image_size, self.image_size), FILL[self.geometry])
+            square.paste(resized, ((self.image_size - width) // 2, (self.image_size - height) // 2))
+            resized = square
+        return np.asarray(resized, dtype=np.uint8)
+
+    def survives(self, width: int, height: int) -> float:
+        """Share of the area of a picture of that size that the network sees."""
+        left, top, right, bottom = self._box(width, height)
+        return (right - left) * (bottom - top) / (width * height)
+
+    def _box(self, width: int, height: int) -> tuple[float, float, float, float]:
+        """What is kept of a picture, in its pixels: left, top, right, bottom."""
+        if self.geometry == "resize_crop":
+            kept_width = kept_height = min(width, height) * self.crop
+        elif self.geometry == "center_crop":
+            kept_width, kept_height = min(width, self.image_size), min(height, self.image_size)
+        else:
+            kept_width, kept_height = width, height
+        left, top = (width - kept_width) / 2, (height - kept_height) / 2
+        if self.geometry == "center_crop":
+            left, top = int(left), int(top)  # whole pixels: nothing is interpolated
+        return left, top, left + kept_width, top + kept_height
+
+    def _target(self, width: int, height: int) -> tuple[int, int]:
+        """The size to which what is kept is resized; where it is not the square, bars fill the rest."""
+        side = self.image_size
+        if self.geometry == "center_crop":
+            return min(width, side), min(height, side)
+        if self.geometry == "letterbox":
+            scale = side / max(width, height)
+            return max(1, round(width * scale)), max(1, round(height * scale))
+        return side, side
 
     def to_dict(self) -> dict[str, Any]:
         """As it stands in the model package."""

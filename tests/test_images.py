@@ -7,7 +7,7 @@ import struct
 import zlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from catdog.errors import BadImage, CatdogError, TooLarge, UnsupportedType
-from catdog.images import MAX_PIXELS, Preprocess, decode
+from catdog.images import FILL, MAX_PIXELS, Geometry, Preprocess, decode, read
 
 
 def encoded(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
@@ -74,6 +74,57 @@ def test_the_eight_exif_orientations_show_the_same_upright_picture(shared_data: 
     upright = [np.asarray(decode((folder / f"Landscape_{n}.jpg").read_bytes()).resize((60, 40)), dtype=float) for n in range(1, 9)]
     for other in upright[1:]:
         assert np.abs(other - upright[0]).mean() < 6  # stored after a lossy rotation; a wrong turn differs by 60
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG"])
+def test_the_eight_exif_orientations_of_one_picture_give_equal_pixels(kind: str) -> None:
+    """Stored turned and mirrored so that each tag undoes it. In JPEG by whole blocks of one colour, which it keeps."""
+    greys = np.random.default_rng(1).integers(0, 256, (2, 3, 1), dtype=np.uint8)
+    upright = Image.fromarray(np.kron(greys, np.ones((16, 16, 3), np.uint8)))
+    undone_by: dict[int, list[Image.Transpose]] = {
+        1: [], 2: [Image.Transpose.FLIP_LEFT_RIGHT], 3: [Image.Transpose.ROTATE_180], 4: [Image.Transpose.FLIP_TOP_BOTTOM],
+        5: [Image.Transpose.TRANSPOSE], 6: [Image.Transpose.ROTATE_90], 7: [Image.Transpose.TRANSVERSE], 8: [Image.Transpose.ROTATE_270],
+    }
+    seen = set()
+    for orientation, turns in undone_by.items():
+        stored = upright
+        for turn in turns:
+            stored = stored.transpose(turn)
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        picture = read(encoded(stored, kind, exif=exif, **({"quality": 100, "subsampling": 0} if kind == "JPEG" else {})))
+        assert picture.orientation == orientation and picture.image.size == upright.size
+        seen.add(picture.image.tobytes())
+    assert len(seen) == 1
+
+
+def test_a_picture_says_how_it_was_stored() -> None:
+    cmyk = read(encoded(Image.new("CMYK", (16, 16)), "JPEG"))
+    assert (cmyk.format, cmyk.mode, cmyk.orientation, cmyk.image.mode) == ("JPEG", "CMYK", 1, "RGB")
+    assert read(encoded(Image.new("I;16", (16, 16)))).mode == "I;16"
+    exif = Image.Exif()
+    exif[0x0112] = 77  # no orientation
+    assert read(encoded(noise(16, 16), exif=exif)).orientation == 1
+
+
+GOLDEN = {
+    "L": (77, 77, 77), "LA": (166, 166, 166), "P": (10, 200, 30), "RGBA": (128, 230, 140), "CMYK": (189, 125, 4), "I;16": (78, 78, 78),
+}
+
+
+@pytest.mark.parametrize(("mode", "colour", "kind"), [
+    ("L", 77, "PNG"), ("LA", (77, 128), "PNG"), ("P", (10, 200, 30), "PNG"), ("RGBA", (0, 205, 24, 127), "PNG"),
+    ("CMYK", (20, 100, 250, 50), "JPEG"), ("I;16", 20_000, "PNG"),
+])
+def test_golden_pixels_of_the_modes(mode: str, colour: Any, kind: str) -> None:
+    """By hand: LA and RGBA over white as round(a c + (1 - a) 255), a of 255; I;16 as 20000 / 257; CMYK as (255 - c)(255 - k) / 255."""
+    palette = mode == "P"
+    image = Image.new("RGB" if palette else mode, (16, 16), colour)
+    image = image.convert("P", palette=Image.Palette.ADAPTIVE) if palette else image
+    picture = read(encoded(image, kind, **({"quality": 100} if kind == "JPEG" else {})))
+    assert picture.mode == mode
+    shown = picture.image.getpixel((5, 5))
+    assert np.abs(np.subtract(shown, GOLDEN[mode])).max() <= (1 if kind == "JPEG" else 0), shown  # type: ignore[arg-type]
 
 
 def test_an_animation_shows_its_first_frame() -> None:
@@ -157,3 +208,43 @@ def test_preprocess_of_the_whole_at_its_own_size_is_the_picture() -> None:
 def test_preprocess_travels_as_a_dictionary() -> None:
     preprocess = Preprocess(64, resize="bilinear", crop=0.9)
     assert Preprocess.from_dict(preprocess.to_dict()) == preprocess
+
+
+def bars(pixels: Any, colour: tuple[int, int, int]) -> int:
+    """Pixels of exactly this colour."""
+    return int((pixels == np.array(colour, np.uint8)).all(axis=2).sum())
+
+
+def test_letterbox_keeps_the_whole_picture_between_grey_bars() -> None:
+    preprocess = Preprocess(32, geometry="letterbox")
+    pixels = preprocess.pixels(Image.new("RGB", (100, 50), "red"))
+    assert bars(pixels, (255, 0, 0)) == bars(pixels, FILL["letterbox"]) == 16 * 32
+    assert preprocess.survives(100, 50) == 1
+
+
+def test_stretch_keeps_the_whole_picture() -> None:
+    image = Image.new("RGB", (100, 50), "red")
+    image.paste("blue", (0, 0, 50, 50))
+    pixels = Preprocess(32, geometry="stretch", resize="bilinear").pixels(image)
+    assert (pixels[:, 0] == (0, 0, 255)).all() and (pixels[:, -1] == (255, 0, 0)).all()
+
+
+def test_center_crop_takes_the_middle_pixels_as_they_are() -> None:
+    preprocess = Preprocess(8, geometry="center_crop")
+    image = noise(20, 12)
+    assert np.array_equal(preprocess.pixels(image), np.asarray(image)[2:10, 6:14])
+    small = preprocess.pixels(Image.new("RGB", (4, 20), "red"))
+    assert bars(small, (255, 0, 0)) == bars(small, FILL["center_crop"]) == 4 * 8
+    assert preprocess.survives(20, 12) == 64 / 240 and preprocess.survives(4, 4) == 1
+
+
+@given(width=st.integers(8, 300), height=st.integers(8, 300), geometry=st.sampled_from(get_args(Geometry)))
+def test_every_shape_becomes_the_square(width: int, height: int, geometry: Any) -> None:
+    preprocess = Preprocess(16, geometry=geometry)
+    assert preprocess.pixels(Image.new("RGB", (width, height))).shape == (16, 16, 3)
+    assert 0 < preprocess.survives(width, height) <= 1
+    assert Preprocess.from_dict(preprocess.to_dict()) == preprocess
+
+
+def test_a_package_of_before_means_the_usual_geometry() -> None:
+    assert Preprocess.from_dict({"image_size": 16, "resize": "bicubic", "crop": 0.875}).geometry == "resize_crop"
