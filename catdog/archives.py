@@ -12,6 +12,7 @@ import unicodedata
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
@@ -101,6 +102,13 @@ class Archive:
             raise TooLarge(f"Expected an archive that unpacks to at most {limit} bytes. Received: more.", limit=limit)
         return data
 
+    def modified(self, name: str) -> int | None:
+        """When the entry was last changed, by its zip's word: unix seconds, without a time zone. None: it names no day that exists."""
+        try:
+            return int(datetime(*self._entries[name].date_time, tzinfo=UTC).timestamp())
+        except ValueError:
+            return None
+
 
 def _damaged(what: str) -> BadDataset:
     remedy = "Pack the files again and upload the new zip."
@@ -128,7 +136,8 @@ def _directory(file: IO[bytes], size: int) -> tuple[int, int]:
         if signature == _LOCATOR_64:
             file.seek(min(position, size))
             record = file.read(56)
-            if len(record) < 56 or record[:4] != _END_64:
+            # zipfile reads the one right before the locator, wherever the locator points (CVE-2025-8291): there must be only one to read.
+            if position + 56 != locator or record[:4] != _END_64:
                 raise _damaged("its zip64 record is not where it says")
             length, start, end = *struct.unpack("<QQ", record[40:56]), position
     if disks:
@@ -197,7 +206,7 @@ def _escapes(entry: zipfile.ZipInfo) -> bool:
     name = entry.orig_filename
     parts = name.removesuffix("/").split("/")
     return (
-        any(unicodedata.category(letter) in ("Cc", "Cs") for letter in name)
+        (not name.isprintable() and any(unicodedata.category(letter) in ("Cc", "Cs") for letter in name))
         or "\\" in name or bool(re.match(r"[A-Za-z]:", name))
         # Windows drops dots and spaces at the end: `.. ` would be `..` there. An empty part is a leading or a double slash.
         or any(part.rstrip(". ") == "" or part != part.rstrip(". ") for part in parts)

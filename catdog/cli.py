@@ -19,7 +19,7 @@ from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -31,6 +31,7 @@ from catdog.settings import Settings, described, nearest, wait_passively
 
 if TYPE_CHECKING:
     from catdog.config import TrainConfig
+    from catdog.plans import Labelling
 
 STOPPED = 75
 IMPORT_MEMORY_BYTES = 4 * 2**30
@@ -39,13 +40,24 @@ IMPORT_SLACK_SECONDS = 30
 EXIT_CODES = {"config": 2, "weights_unavailable": 2, "doctor": 3, "device_error": 76}
 """By failure code; any other failure of a run is 1."""
 PROGRESS_LINES_PER_SECOND = 5
+REPORTED_NAMES = 20
+"""Of each finding, on a terminal."""
+
+Labels = Annotated[str | None, typer.Option(help="The labels, separated by commas. Default: cat,dog in file names, and any folder.")]
+RuleOption = Annotated[
+    Literal["auto", "filename", "folder", "manifest", "pattern"],
+    typer.Option("--rule", help="Where labels stand: manifest.csv or .json, folders, words in file names, or a pattern; auto finds out."),
+]
+Pattern = Annotated[str | None, typer.Option(help="For --rule pattern: a regular expression (RE2) with a group (?P<label>...).")]
+SkipUnlabelled = Annotated[bool, typer.Option("--skip-unlabelled", help="Leave out what has no clear label, instead of refusing all.")]
+Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Decides the split where no folders say it.")]
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, rich_markup_mode="markdown", pretty_exceptions_enable=False,
     help="Train an image classifier, lose nothing, and ask it about photographs it has never seen.\n\n"
          "New here? `catdog demo` shows everything once. `catdog up` starts the service.",
 )
-data = typer.Typer(no_args_is_help=True, help="Data sets: draw pictures, import folders and archives.")
+data = typer.Typer(no_args_is_help=True, help="Data sets: draw pictures, fetch public ones, import folders and archives.")
 models = typer.Typer(no_args_is_help=True, help="Networks: which there are, and their pretrained weights.")
 doctor = typer.Typer(no_args_is_help=True, help="Examinations: is this machine fit to train and to serve?")
 app.add_typer(data, name="data")
@@ -116,21 +128,23 @@ def _until_signal() -> list[int]:
 
 @app.command()
 def train(
-    data_source: Annotated[str, typer.Option("--data", help="A folder of photographs, a zip of them, or the id of an imported data set.")],
+    data_source: Annotated[
+        str, typer.Option("--data", help="A folder of photographs, a zip of them, the id of an imported data set, or a public collection."),
+    ],
     run_folder: Annotated[Path, typer.Option("--run", help="Where the run keeps everything; the same folder again goes on from there.")],
     settings_of_run: Annotated[
         list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="A field of the config, such as epochs=5; repeatable."),
     ] = None,
-    labels: Annotated[str | None, typer.Option(help="Labels to look for in file names, separated by commas. Default: cat,dog.")] = None,
+    labels: Labels = None,
 ) -> None:
     """Train on photographs in this process, without a service, and leave a model package in RUN/package."""
     from catdog.config import TrainConfig
-    from catdog.display import Bars
+    from catdog.display import Bars, figures
 
     settings = Settings.load()
     fields = _fields(settings_of_run or [])
     TrainConfig.parse({"dataset": "ds_" + "0" * 32, **fields})  # refused before any picture is copied
-    config = TrainConfig.parse({"dataset": _dataset(data_source, settings, labels), **fields})
+    config = TrainConfig.parse({"dataset": _dataset(data_source, settings, _labelling(labels)), **fields})
     _check_same_run(run_folder, config)
     config.write(run_folder)
     wait_passively()
@@ -147,8 +161,9 @@ def train(
                 out.print(f"stopped; everything is on disk, the same command goes on: {run_folder}")
                 raise typer.Exit(STOPPED)
             result = progress.result or result
-    test = result["metrics"]["test"]
-    out.print(f"test accuracy {test['accuracy']:.4f} on {test['images']} images; package: {run_folder / 'package'}", soft_wrap=True)
+    for line in figures("test split", result["metrics"]["test"]):
+        out.print(line, soft_wrap=True)
+    out.print(f"package: {run_folder / 'package'}", soft_wrap=True)
     out.print(f"ask it: catdog predict --package {run_folder / 'package'} FILE", soft_wrap=True)
 
 
@@ -165,10 +180,11 @@ def _check_same_run(run_folder: Path, config: "TrainConfig") -> None:
         )
 
 
-def _dataset(source: str, settings: Settings, labels: str | None) -> str:
-    """The id of the data set that `source` names or becomes."""
+def _dataset(source: str, settings: Settings, labelling: "Labelling", seed: int = 0) -> str:
+    """The id of the data set that `source` names or becomes. A file or folder goes before a public collection of the same name."""
     from catdog import sources
     from catdog.config import DATASET_ID
+    from catdog.corpora import CORPORA
     from catdog.datasets import Dataset
     from catdog.display import Bars
     from catdog.progress import Progress
@@ -176,11 +192,35 @@ def _dataset(source: str, settings: Settings, labels: str | None) -> str:
     if re.fullmatch(DATASET_ID, source):
         return Dataset.open(settings.datasets / source).id
     settings.make_folders()
+    path = Path(source)
+    if source in CORPORA and not path.exists():
+        path = _fetched(source, settings)
+        labelling = CORPORA[source].labelling
     with Bars(out) as bars:
         return sources.import_path(
-            Path(source), settings=settings, labels=labels.split(",") if labels else None,
+            path, settings=settings, labelling=labelling, seed=seed,
             progress=lambda done, total: bars.show(Progress("step", phase="import", step=done, steps=total)),
         ).id
+
+
+def _fetched(name: str, settings: Settings) -> Path:
+    """The zip of a public collection."""
+    from catdog import sources
+    from catdog.display import Bars
+    from catdog.progress import Progress
+
+    with Bars(out) as bars:
+        return sources.fetch_public(
+            name, settings=settings, progress=lambda done, total: bars.show(Progress("step", phase="download", step=done, steps=total)),
+        )
+
+
+def _labelling(labels: str | None, **fields: Any) -> "Labelling":
+    from catdog.labels import checked
+    from catdog.plans import Labelling
+
+    words = None if labels is None else tuple(checked([label.strip() for label in labels.split(",")]))
+    return Labelling(labels=words, **fields)
 
 
 def _fields(assignments: list[str]) -> dict[str, Any]:
@@ -204,6 +244,9 @@ def _fields(assignments: list[str]) -> dict[str, Any]:
 @app.command()
 def run(
     folder: Annotated[Path, typer.Argument(help="A run folder with a config.json.")],
+    kind: Annotated[
+        Literal["train", "examine"], typer.Option(help="train, or examine: what a training would see, without training."),
+    ] = "train",
     fence: Annotated[int, typer.Option(min=0, help="The number of this attempt; its checkpoints go into a folder of that name.")] = 0,
 ) -> None:
     """Work through a run folder, printing one line of JSON a step: what the worker starts for every job.
@@ -223,10 +266,12 @@ def run(
     signal.signal(signal.SIGTERM, leave)
     signal.signal(signal.SIGINT, leave)
     wait_passively()
+    from catdog import examination
     from catdog import run as phases
 
     said_at = 0.0
-    steps = phases.run(folder, Settings.load(secrets=False), fence=fence)
+    settings = Settings.load(secrets=False)
+    steps = phases.run(folder, settings, fence=fence) if kind == "train" else examination.examine(folder, settings)
     try:
         for progress in steps:
             phase.append(progress.phase or phase[-1])
@@ -311,13 +356,99 @@ def draw(
     out.print(f"{count} pictures in {folder}", soft_wrap=True)
 
 
+@data.command("fetch")
+def fetch_data(
+    name: Annotated[str | None, typer.Argument(help="A public collection; without one they are listed.")] = None,
+) -> None:
+    """Download a public collection of photographs; goes on where an interrupted download stopped."""
+    from catdog.corpora import CORPORA
+
+    if name is None:
+        table = Table(Column("collection", no_wrap=True), "what", "its licence")
+        for corpus in CORPORA.values():
+            table.add_row(corpus.name, corpus.title, corpus.licence)
+        out.print(table)
+        return
+    path = _fetched(name, Settings.load())
+    out.print(f"{name}: {path}", soft_wrap=True)
+    out.print(f"import it: catdog data import {name}", soft_wrap=True)
+
+
 @data.command("import")
 def import_(
-    source: Annotated[Path, typer.Argument(help="A folder of photographs, or a zip of them.")],
-    labels: Annotated[str | None, typer.Option(help="Labels to look for in file names, separated by commas. Default: cat,dog.")] = None,
+    source: Annotated[str, typer.Argument(help="A folder of photographs, a zip of them, or a name that `catdog data fetch` lists.")],
+    labels: Labels = None, rule: RuleOption = "auto", pattern: Pattern = None, skip_unlabelled: SkipUnlabelled = False, seed: Seed = 0,
 ) -> None:
     """Import photographs as a data set and print its id."""
-    out.print(_dataset(str(source), Settings.load(), labels))
+    labelling = _labelling(labels, rule=rule, pattern=pattern, unlabelled="skip" if skip_unlabelled else "refuse")
+    out.print(_dataset(source, Settings.load(), labelling, seed))
+
+
+@data.command()
+def report(
+    source: Annotated[str, typer.Argument(help="A folder of photographs, a zip of them, or the id of an imported data set.")],
+    html: Annotated[Path, typer.Option("--html", help="Where the page goes that people look at.")] = Path("report.html"),
+    as_json: Annotated[bool, typer.Option("--json", help="Print the whole report as JSON.")] = False,
+    labels: Labels = None, rule: RuleOption = "auto", pattern: Pattern = None, seed: Seed = 0,
+) -> None:
+    """Say what is in a folder of photographs, what would be left out and why, and what to look at. Nothing is imported or changed.
+
+    Exits 0 when a data set would come of it, 3 when it would be refused.
+    """
+    from catdog import sources
+    from catdog.display import Bars
+    from catdog.progress import Progress
+
+    with Bars(out) as bars:
+        summary, page = sources.report(
+            source, settings=Settings.load(), labelling=_labelling(labels, rule=rule, pattern=pattern, unlabelled="skip"), seed=seed,
+            progress=lambda done, total: bars.show(Progress("step", phase="examine", step=done, steps=total)),
+        )
+    html.write_bytes(page)
+    if as_json:
+        out.print(json.dumps(summary), soft_wrap=True)
+    else:
+        _show_report(summary)
+        out.print(f"pictures of all this: {html}", soft_wrap=True)
+    if summary["verdict"] != "ready":
+        raise typer.Exit(EXIT_CODES["doctor"])
+
+
+@data.command()
+def sheet(
+    source: Annotated[str, typer.Argument(help="A folder of photographs, a zip of them, or the id of an imported data set.")],
+    picture: Annotated[Path, typer.Option("--out", help="Where the picture goes.")] = Path("contact_sheet.png"),
+    settings_of_run: Annotated[
+        list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="A field of the config, such as augment=strong; repeatable."),
+    ] = None,
+    labels: Labels = None,
+) -> None:
+    """Draw what a network would see of the photographs: as it is validated, and as it is trained. A folder or zip is imported for that."""
+    from catdog.config import TrainConfig
+
+    settings = Settings.load()
+    fields = {"trainable": "all", **_fields(settings_of_run or [])}
+    config = TrainConfig.parse({"dataset": _dataset(source, settings, _labelling(labels)), **fields})
+    wait_passively()
+    from catdog import examination
+
+    examination.draw_sheet(config, settings).save(picture)
+    out.print(f"{picture}: augment={config.augment}, geometry={config.geometry}, image_size={config.image_size}", soft_wrap=True)
+
+
+def _show_report(summary: dict[str, Any]) -> None:
+    table = Table("label", *(Column(split, justify="right") for split in summary["counts"]))
+    for label in summary["labels"]:
+        table.add_row(label, *(str(counts[label]) for counts in summary["counts"].values()))
+    out.print(table)
+    for finding in summary["findings"]:
+        names = finding["names"]
+        out.print(f"{finding['severity']}: {finding['message']} {finding['advice']}", soft_wrap=True)
+        for name in names[:REPORTED_NAMES]:
+            out.print(f"    {name}", soft_wrap=True)
+        if len(names) > REPORTED_NAMES:
+            out.print(f"    and {len(names) - REPORTED_NAMES} more (--json names all)")
+    out.print(f"{summary['images']} pictures, {len(summary['refused'])} files left out: {summary['verdict']}")
 
 
 @data.command(hidden=True)

@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from catdog import catalogue
 from catdog.errors import BadConfig
+from catdog.images import Geometry
 
 DATASET_ID = r"^ds_[0-9a-f]{32}$"
 
@@ -40,6 +41,26 @@ class TrainConfig(BaseModel):
         ge=16, le=1024,
         description="Side of the square picture the network sees, in pixels. By default what the network was made for.",
     )
+    geometry: Geometry = Field(
+        "resize_crop",
+        description="How a picture of any shape becomes the square: resize_crop (its middle, resized), center_crop (its middle pixels as "
+        "they are), letterbox (all of it, with bars) or stretch (all of it, distorted). The model package remembers it.",
+    )
+    augment: Literal["none", "light", "default", "strong"] = Field(
+        default_factory=lambda data: "none" if data.get("trainable") == "head" else "default",
+        description="How much the pictures of train are varied anew in every epoch. By default none for a head, whose features are "
+        "computed once, else default.",
+    )
+    balance: Literal["natural", "downsample", "weighted", "sampler"] = Field(
+        "natural",
+        description="What is done where labels have unequally many pictures: natural (nothing), downsample (all get as few as the "
+        "smallest), weighted (a rare label's loss counts more) or sampler (its pictures come more often). val and test stay as they are.",
+    )
+    n_train: int | None = Field(
+        None, ge=2, description="Draw only so many pictures of the training split, as many of each label as possible. By default all.",
+    )
+    n_val: int | None = Field(None, ge=2, description="The same for the validation split.")
+    n_test: int | None = Field(None, ge=2, description="The same for the test split.")
     epochs: int = Field(
         default_factory=lambda data: 40 if data.get("trainable") == "head" else 10,
         ge=1, le=1000,
@@ -66,6 +87,12 @@ class TrainConfig(BaseModel):
             raise BadConfig(
                 "trainable=head needs a pretrained network. Received: weights=none.",
                 field="trainable", remedy="Set trainable to all, or weights to imagenet.",
+            )
+        if self.trainable == "head" and self.augment != "none":
+            raise BadConfig(
+                f"augment={self.augment} needs trainable=all: what a frozen network makes of a picture is computed only once. "
+                "Received: trainable=head.",
+                field="augment", remedy="Set augment to none, or trainable to all.",
             )
         return self
 

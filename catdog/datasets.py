@@ -1,8 +1,9 @@
-"""Dataset, Record, label_of_filename, plan, Planned: labelled pictures in a folder, never changed once they are there.
+"""Dataset, Record: labelled pictures in a folder, never changed once they are there.
 
     <id>/
       dataset.json              labels, counts, fingerprint, what was refused; renamed into place last: without it there is no data set
       records.jsonl             a line for each picture
+      report.json, report.html  what is in it, for programs and for people (report.py)
       images/<aa>/<sha256>      its bytes as they came, stored once, named by their hash (<aa> are its first two digits)
 
 How such a folder comes to be: sources.py.
@@ -17,15 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from catdog.errors import DatasetChanged, NotFound
-from catdog.labels import DEFAULT_LABELS, SUFFIXES, Planned, Rule, label_of_filename, left_out, plan
+from catdog.plans import Refused
 from catdog.splits import SPLITS
 
-__all__ = [
-    "DEFAULT_LABELS", "FORMAT", "SPLITS", "SUFFIXES", "Dataset", "Planned", "Record", "Rule", "count", "fingerprint_of", "image_path",
-    "label_of_filename", "left_out", "plan",
-]
-
-FORMAT = 1
+FORMAT = 2
 """The number of this layout, in dataset.json."""
 MAX_SHOWN = 100
 """Refused files that a summary lists; the folder keeps them all."""
@@ -45,6 +41,17 @@ class Record:
     width: int
     """Pixels, once it is upright."""
     height: int
+    bytes: int
+    format: str
+    """As Pillow calls it: JPEG, PNG, ..."""
+    mode: str
+    """How its pixels are stored: L, P, RGBA, CMYK, I;16, ..."""
+    orientation: int
+    """EXIF's, 1 to 8; 1 is upright."""
+    modified: int | None
+    """When the file was last changed, by its folder or zip: unix seconds."""
+    group: str
+    """The first sha256 of the pictures that show the same as this one; empty where there is no other."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +67,7 @@ class Dataset:
     counts: dict[str, dict[str, int]]
     """Pictures by split and label."""
     refused: list[dict[str, str]]
-    """What was left out: `name` and `reason`."""
+    """The files that were left out: `name`, `kind` and `reason`."""
     records: tuple[Record, ...]
 
     @classmethod
@@ -83,10 +90,11 @@ class Dataset:
             raise DatasetChanged(f"Expected the records of {folder.name}. Received: no records.jsonl.") from error
         digest = hashlib.sha256(lines).hexdigest()
         try:
-            if header["format"] != FORMAT or header["records_sha256"] != digest:
+            if header["format"] != FORMAT:
+                raise DatasetChanged(f"Expected the data set {folder.name} in format {FORMAT}. Received: format {header['format']}.")
+            if header["records_sha256"] != digest:
                 raise DatasetChanged(
-                    f"Expected records.jsonl of {folder.name} in format {FORMAT} with sha256 {header['records_sha256'][:16]}. "
-                    f"Received: format {header['format']}, {digest[:16]}.",
+                    f"Expected records.jsonl of {folder.name} with sha256 {header['records_sha256'][:16]}. Received: {digest[:16]}.",
                 )
             return cls(
                 folder=folder, id=folder.name, labels=tuple(header["labels"]), fingerprint=header["fingerprint"],
@@ -153,11 +161,11 @@ def fingerprint_of(records: Iterable[Record], labels: Sequence[str]) -> str:
     return hashlib.sha256(json.dumps([list(labels), rows]).encode()).hexdigest()
 
 
-def header_of(records: Sequence[Record], labels: Sequence[str], refused: Sequence[dict[str, str]], *, seed: int) -> tuple[bytes, bytes]:
+def header_of(records: Sequence[Record], labels: Sequence[str], refused: Sequence[Refused], *, seed: int) -> tuple[bytes, bytes]:
     """The bytes of dataset.json and of records.jsonl."""
     lines = "".join(json.dumps(asdict(record)) + "\n" for record in records).encode()
     header = {
         "format": FORMAT, "labels": list(labels), "fingerprint": fingerprint_of(records, labels), "seed": seed,
-        "counts": count(records, labels), "records_sha256": hashlib.sha256(lines).hexdigest(), "refused": list(refused),
+        "counts": count(records, labels), "records_sha256": hashlib.sha256(lines).hexdigest(), "refused": [asdict(one) for one in refused],
     }
     return (json.dumps(header, indent=1) + "\n").encode(), lines

@@ -24,9 +24,9 @@ import psutil
 from rich.console import Console
 
 from catdog import process, sources
-from catdog.datasets import SUFFIXES, Planned, plan
-from catdog.display import Bars
+from catdog.display import Bars, figures
 from catdog.errors import BadDataset, CatdogError, RunFailed, Unavailable
+from catdog.plans import SUFFIXES, Planned, plan
 from catdog.progress import Progress
 from catdog.settings import Settings
 
@@ -57,7 +57,10 @@ def show(out: Console, photographs: Path | None) -> None:
             with httpx.Client(base_url=address, headers=settings.authorization, timeout=120.0, trust_env=False) as client:
                 job = _main_job(out, client, archive)
                 _ask_about(out, client, folder, kept_back)
-            accuracy = job["result"]["metrics"]["test"]["accuracy"]
+            test = job["result"]["metrics"]["test"]
+            for line in figures("test split", test):
+                out.print(line, soft_wrap=True, markup=False)
+            accuracy = test["accuracy"]
             out.print(f"demo: test_accuracy={accuracy:.4f} train_seconds={_seconds(job):.1f} model={job['model']}", soft_wrap=True)
             if sys.stdin.isatty():
                 out.print(f"the service stays up at {address} ({address}/docs); Ctrl-C stops it", soft_wrap=True)
@@ -195,7 +198,7 @@ def _names(folder: Path) -> list[str]:
 
 def _kept_back(folder: Path) -> list[Planned]:
     """The photographs to ask about, in turn from each label: of the test split if there is one, else at most a fifth of each label."""
-    planned = plan(_names(folder))
+    planned = plan(_names(folder)).pictures
     tested = [picture for picture in planned if picture.split == "test"]
     by_label: dict[str, list[Planned]] = {}
     for picture in tested or planned:

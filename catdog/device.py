@@ -1,4 +1,4 @@
-"""choose, decide, examine, session, providers, Device, Gpu, cores, random_state: cpu or cuda, why. The only file that branches on the device.
+"""choose, decide, examine, session, providers, Device, Gpu, cores, random_state: cpu or cuda, why. The only file that branches on it.
 
 torch and onnxruntime are imported only inside the functions that ask them, so that service and worker can import this file.
 

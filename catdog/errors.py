@@ -13,6 +13,7 @@
     ├── Conflict             the thing is not in a state that allows it
     ├── NoModel              nothing has been published yet
     ├── Unavailable          a part of this machine cannot answer now
+    │   └── Unreachable      a server elsewhere does not answer, or with something else
     ├── CorruptPackage       a file of a model package is missing or changed, or it answers otherwise than it did
     ├── BadSettings          this machine is set up in a way that cannot or must not run
     └── RunFailed            a run's own failure: recorded in the job, never an HTTP error
@@ -20,6 +21,7 @@
         ├── CorruptCheckpoint
         ├── NonFiniteLoss    (step)
         ├── NoDevice         this machine is for a GPU and none answers
+        ├── TestSplitTouched a batch of the test split before the phase testing
         └── ExportMismatch   the exported network does not answer as the trained one
 
 Every error carries `code` (a stable word), a message that says what was expected and what came, and `remedy` (what to do).
@@ -153,6 +155,12 @@ class Unavailable(CatdogError):
     default_remedy = "Try again in a few seconds."
 
 
+class Unreachable(Unavailable):
+    """Raised when what lies on a server elsewhere cannot be had from here; waiting alone does not mend it."""
+
+    default_remedy = "Look at the network and try again."
+
+
 class BadSettings(CatdogError):
     """Raised when this machine is set up in a way that cannot, or for safety must not, run."""
 
@@ -196,6 +204,12 @@ class NoDevice(RunFailed):
         "Look at the driver (nvidia-smi) and whether the container was given the GPU; "
         "or set CATDOG_CPU_FALLBACK=1 or CATDOG_DEVICE=cpu to train on the CPU."
     )
+
+
+class TestSplitTouched(RunFailed):
+    """Raised when a batch of the test split is asked for before the phase `testing`: a bug of catdog, which the run must not survive."""
+
+    __test__ = False  # its name is no test's
 
 
 class ExportMismatch(RunFailed):

@@ -87,7 +87,7 @@ def package(
 ) -> str:
     """Build the model package at `folder` and return its digest (sha256 of package.json).
 
-    `golden` are pictures of the validation split; `facts` is what else package.json shall say (labels, metrics, config).
+    `golden` are pictures of the validation split; `facts` is what else package.json shall say (labels, metrics, pictures, config).
 
     Raises:
         ExportMismatch: the graph's logits differ from the trained network's on the golden pictures.
@@ -150,17 +150,33 @@ def _check_parity(folder: Path) -> None:
 
 
 def _write_card(path: Path, facts: dict[str, Any]) -> None:
-    config, metrics = facts["config"], facts["metrics"]
-    rows = "\n".join(
-        f"| {split} | {values['images']} | {values['accuracy']:.4f} | {values['loss']:.4f} |" for split, values in metrics.items()
+    config, metrics, pictures = facts["config"], facts["metrics"], facts["pictures"]
+    splits = "\n".join(
+        f"| {split} | {values['images']} | {values['accuracy']:.4f} | {values['balanced_accuracy']:.4f} | {values['loss']:.4f} |"
+        for split, values in metrics.items()
     )
     path.write_text(
         f"# {config['model']}: {', '.join(facts['labels'])}\n\n"
         f"Answers photographs with one of {len(facts['labels'])} labels. "
         "It knows nothing else: a picture of neither still gets a label.\n\n"
-        f"| split | images | accuracy | loss ({config['loss']}) |\n|---|---|---|---|\n{rows}\n\n"
-        f"Trained on data set {config['dataset']} (fingerprint {facts['fingerprint'][:16]}), seed {config['seed']}, "
+        f"| split | images | accuracy | balanced accuracy | loss ({config['loss']}) |\n|---|---|---|---|---|\n{splits}\n\n"
+        f"{_by_label(facts)}\n\n"
+        "Precision is 0 where no picture got the label.\n\n"
+        f"Trained on {pictures['images']['train']} pictures of data set {config['dataset']} "
+        f"(fingerprint {facts['fingerprint'][:16]}), balance {config['balance']}, seed {config['seed']}, "
         f"on {facts['device']['name']} ({facts['device']['reason']}).\n"
         f"Started from {config['weights']} weights ({facts['licence']}); trained: {config['trainable']}.\n"
         "Calibrated: no. The confidence is the plain softmax.\n"
     )
+
+
+def _by_label(facts: dict[str, Any]) -> str:
+    """A table with a row for each label and split; of train, which is not measured, only the pictures are counted."""
+    rows = ["| label | split | images | precision | recall | F1 |", "|---|---|---|---|---|---|"]
+    for label in facts["labels"]:
+        name = label.replace("|", "\\|")
+        rows.append(f"| {name} | train | {facts['pictures']['counts']['train'][label]} | | | |")
+        for split, values in facts["metrics"].items():
+            one = values["by_label"][label]
+            rows.append(f"| {name} | {split} | {one['images']} | {one['precision']:.4f} | {one['recall']:.4f} | {one['f1']:.4f} |")
+    return "\n".join(rows)

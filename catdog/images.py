@@ -8,7 +8,7 @@ numpy and Pillow only. Decoding happens in this process: hostile bytes belong in
 import io
 import warnings
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +25,7 @@ MAX_SIDE = 16_384
 # Pillow's own, laxer limit only warns; ours is checked right after opening. Filters are global: set once, not in each thread.
 warnings.simplefilter("ignore", Image.DecompressionBombWarning)
 
+
 Geometry = Literal["resize_crop", "center_crop", "letterbox", "stretch"]
 """How a picture of any shape becomes a square.
 
@@ -33,6 +34,7 @@ Geometry = Literal["resize_crop", "center_crop", "letterbox", "stretch"]
     letterbox     the whole picture, with grey bars: nothing is lost, everything is smaller
     stretch       the whole picture, distorted
 """
+GEOMETRIES: tuple[Geometry, ...] = get_args(Geometry)
 FILL = {"center_crop": (0, 0, 0), "letterbox": (114, 114, 114)}
 """The colour of the bars: black as torchvision's CenterCrop pads, grey as YOLO's letterbox does."""
 
@@ -110,7 +112,9 @@ def _open(data: bytes) -> Image.Image:
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith(("I", "F")):
         # 16-bit grey: 65535 / 257 = 255. Pillow's own conversion would clip everything above 255 to white.
-        grey = np.clip(np.asarray(image, dtype=np.float64) / 257, 0, 255).round().astype(np.uint8)
+        values = np.asarray(image, dtype=np.float64)
+        grey = np.clip(values / 257, 0, 255).round().astype(np.uint8)
+        grey[values == image.info.get("transparency", -1)] = 255
         return Image.fromarray(grey).convert("RGB")
     if image.has_transparency_data:
         image = image.convert("RGBA")
@@ -142,6 +146,18 @@ class Preprocess:
             resized = square
         return np.asarray(resized, dtype=np.uint8)
 
+    def frame(self, width: int, height: int) -> tuple[float, float, float, float]:
+        """What becomes the square, in pixels of the picture: left, top, right, bottom. It lies partly outside where bars are."""
+        if self.geometry == "resize_crop":
+            across = down = min(width, height) * self.crop
+        elif self.geometry == "center_crop":
+            across = down = self.image_size
+        elif self.geometry == "letterbox":
+            across = down = max(width, height)
+        else:
+            across, down = width, height
+        return (width - across) / 2, (height - down) / 2, (width + across) / 2, (height + down) / 2
+
     def survives(self, width: int, height: int) -> float:
         """Share of the area of a picture of that size that the network sees."""
         left, top, right, bottom = self._box(width, height)
@@ -149,16 +165,10 @@ class Preprocess:
 
     def _box(self, width: int, height: int) -> tuple[float, float, float, float]:
         """What is kept of a picture, in its pixels: left, top, right, bottom."""
-        if self.geometry == "resize_crop":
-            kept_width = kept_height = min(width, height) * self.crop
-        elif self.geometry == "center_crop":
-            kept_width, kept_height = min(width, self.image_size), min(height, self.image_size)
-        else:
-            kept_width, kept_height = width, height
-        left, top = (width - kept_width) / 2, (height - kept_height) / 2
-        if self.geometry == "center_crop":
-            left, top = int(left), int(top)  # whole pixels: nothing is interpolated
-        return left, top, left + kept_width, top + kept_height
+        left, top, right, bottom = self.frame(width, height)
+        if self.geometry == "center_crop":  # whole pixels: nothing is interpolated
+            left, top, right, bottom = (int(edge) for edge in (left, top, left + self.image_size, top + self.image_size))
+        return max(left, 0), max(top, 0), min(right, width), min(bottom, height)
 
     def _target(self, width: int, height: int) -> tuple[int, int]:
         """The size to which what is kept is resized; where it is not the square, bars fill the rest."""

@@ -210,6 +210,13 @@ class JobStore:
                 )
             return _job(connection, job_id)
 
+    def using(self, dataset_id: str) -> builtins.list[str]:
+        """The ids of the jobs that are queued or running with this data set."""
+        unfinished = jobs.c.state.in_((JobState.QUEUED, JobState.RUNNING))
+        query = select(jobs.c.id).where(unfinished, jobs.c.config["dataset"].as_string() == dataset_id).order_by(jobs.c.id)
+        with reading(self._engine) as connection:
+            return [*connection.scalars(query)]
+
     def claim(self, job_id: str, owner: Identity, *, now: datetime | None = None) -> Claim | None:
         """Take a queued job. None: it is not queued (any more), not due yet, or unknown; of many rivals exactly one gets it."""
         moment = now or datetime.now(UTC)
@@ -266,12 +273,12 @@ class JobStore:
     def finish(
         self, claim: Claim, *, state: JobState, error: Mapping[str, str] | None = None, result: Mapping[str, Any] | None = None,
     ) -> bool:
-        """End a running job as failed (with an error: code, message, remedy) or cancelled. False: the lease is not ours any more.
+        """End a running job; failed with an error: code, message, remedy. False: the lease is not ours any more.
 
-        Success is Registry.publish's.
+        A training succeeds by Registry.publish alone.
         """
-        if state not in (JobState.FAILED, JobState.CANCELLED):
-            raise ValueError(f"Expected failed or cancelled. Received: {state}.")
+        if not state.is_terminal or (state is JobState.SUCCEEDED and claim.kind == "train"):
+            raise ValueError(f"Expected failed or cancelled, or succeeded where no model is made. Received: {state} of {claim.kind}.")
         if (state is JobState.FAILED) != (error is not None):
             raise ValueError(f"Expected an error with failed and with nothing else. Received: state={state}, error={error}.")
         if error is not None and (set(error) != {"code", "message", "remedy"} or error["code"] not in FAILURES):

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from catdog import checkpoints, losses, optimizers
+from catdog import balance, checkpoints, losses, optimizers
 from catdog.config import TrainConfig
 from catdog.errors import NonFiniteLoss
 from catdog.loaders import Split, shuffled
@@ -45,7 +45,7 @@ class State:
     step: int = 0
     """Optimizer steps so far."""
     tally: Tally = field(default_factory=Tally)
-    """Training loss and accuracy of the epoch under way."""
+    """Training loss and accuracy of the epoch under way; three numbers for each label, however many images."""
     best_epoch: int = 0
     best_step: int = 0
     best_val_loss: float | None = None
@@ -73,6 +73,8 @@ def train(
     # 1. network, loss, optimizer
     network.to(device)
     loss = losses.build(config.loss, labels=labels)
+    weighted = config.balance == "weighted"
+    label_weights = torch.tensor(balance.weights(train_split.targets, labels) if weighted else [1.0] * labels, device=device)
     optimizer = optimizers.build(network, learning_rate=config.learning_rate, weight_decay=config.weight_decay)
     steps = config.epochs * len(train_split.plan(config.batch_size))
 
@@ -95,12 +97,15 @@ def train(
     try:
         while state.epoch < config.epochs:
             began, done = time.monotonic(), state.step
-            order = shuffled(len(train_split), seed=config.seed, epoch=state.epoch)
-            for inputs, target in train_split.batches(config.batch_size, order=order, skip=state.batch):
+            order = order_of(train_split, config, epoch=state.epoch)
+            for inputs, target in train_split.batches(config.batch_size, order=order, skip=state.batch, epoch=state.epoch):
                 rate = learning_rate(
                     state.step, schedule=config.schedule, highest=config.learning_rate, warmup_steps=config.warmup_steps, steps=steps,
                 )
-                train_step(network, inputs.to(device), target.to(device), loss=loss, optimizer=optimizer, rate=rate, state=state)
+                train_step(
+                    network, inputs.to(device), target.to(device),
+                    loss=loss, label_weights=label_weights, optimizer=optimizer, rate=rate, state=state,
+                )
                 pace = (time.monotonic() - began) / (state.step - done)
                 yield Progress(
                     "step", phase="training", epoch=state.epoch + 1, epochs=config.epochs, step=state.step, steps=steps,
@@ -123,6 +128,8 @@ def train(
             yield Progress(
                 "epoch", phase="training", epoch=state.epoch, epochs=config.epochs, step=state.step, steps=steps,
                 train_loss=trained.loss, train_accuracy=trained.accuracy, val_loss=val.loss, val_accuracy=val.accuracy,
+                val_balanced_accuracy=val.balanced_accuracy,
+                val_precision=_short(val.precision), val_recall=_short(val.recall), val_f1=_short(val.f1),
             )
             yield save()
     except GeneratorExit:
@@ -131,10 +138,21 @@ def train(
         raise
 
 
+def order_of(split: Split, config: TrainConfig, *, epoch: int) -> list[int]:
+    """The positions in `split` that an epoch goes through: a pure function, so that a resumed run sees what the first would have."""
+    if config.balance == "sampler":
+        return balance.order(split.targets, seed=config.seed, epoch=epoch)
+    return shuffled(len(split), seed=config.seed, epoch=epoch)
+
+
 def train_step(
-    network: nn.Module, inputs: Tensor, target: Tensor, *, loss: Loss, optimizer: Optimizer, rate: float, state: State,
+    network: nn.Module, inputs: Tensor, target: Tensor,
+    *, loss: Loss, label_weights: Tensor, optimizer: Optimizer, rate: float, state: State,
 ) -> None:
     """One update: forward, is the loss finite, backward, step. Counts the batch in `state`.
+
+    Each image's loss is multiplied by its label's weight (C,), and the mean is over images, not over weights: a batch that happens to
+    hold only common labels makes a small step. What is counted, and reported, is the loss itself.
 
     Raises:
         NonFiniteLoss: before the update; weights and state are unchanged.
@@ -143,7 +161,7 @@ def train_step(
     optimizer.zero_grad(set_to_none=True)
     logits = network(inputs)
     image_losses = loss(logits, target)
-    mean = image_losses.mean()
+    mean = (image_losses * label_weights[target]).mean()
     if not torch.isfinite(mean):
         raise NonFiniteLoss(f"Expected a finite loss at step {state.step}. Received: {mean.item()}.", step=state.step)
     mean.backward()  # type: ignore[no-untyped-call]
@@ -176,3 +194,8 @@ def best(folder: Path) -> checkpoints.Checkpoint:
     """
     newest = checkpoints.latest(folder, fence=-1)  # only looks
     return checkpoints.at(folder, newest.state["best_step"] if newest else 0)
+
+
+def _short(figures: list[float]) -> list[float]:
+    """Rounded, so that a thousand labels fit in a line."""
+    return [round(figure, 4) for figure in figures]

@@ -1,4 +1,4 @@
-"""Progress: what a run says while it works, one JSON line each."""
+"""Progress, fits: what a run says while it works, one JSON line each."""
 
 import json
 from dataclasses import asdict, dataclass
@@ -30,6 +30,11 @@ class Progress:
     train_accuracy: float | None = None
     val_loss: float | None = None
     val_accuracy: float | None = None
+    val_balanced_accuracy: float | None = None
+    val_precision: list[float] | None = None
+    """By label, in the order of the network's outputs, as are recall and F1."""
+    val_recall: list[float] | None = None
+    val_f1: list[float] | None = None
     learning_rate: float | None = None
     images_per_second: float | None = None
     eta_seconds: float | None = None
@@ -41,7 +46,7 @@ class Progress:
     """A failure's code, one of errors.FAILURES."""
     remedy: str | None = None
     result: dict[str, Any] | None = None
-    """What came of it: the device and its reason (`phase` preparing), the metrics (`done`)."""
+    """What came of it: the device and its reason, the pictures that are used (`phase` preparing), the metrics (`done`)."""
 
     def to_json(self) -> str:
         """This Progress as one line of JSON, without a line break and without absent fields."""
@@ -63,3 +68,8 @@ class Progress:
             return cls(**fields)
         except TypeError as error:
             raise ValueError(f"Expected the fields of Progress. Received: {sorted(fields)}.") from error
+
+
+def fits(value: Any) -> bool:
+    """Whether figures by name of label may stand in a line beside what else it says; those of a thousand labels may not."""
+    return len(json.dumps(value)) <= MAX_LINE_BYTES // 4

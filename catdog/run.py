@@ -1,10 +1,11 @@
 """run, Stop: the phases of one run, from its config to a model package.
 
-    preparing   config, device, data set, network          -> nothing on disk: quick to do again
-    features    the frozen backbone, once over each split   -> features/{backbone.onnx, train, val, test}.safetensors
-    training    the loop                                    -> checkpoints/
-    testing     the test split, once, on the best epoch     -> metrics.json
-    packaging   export, parity, card                        -> package/
+    preparing   config, device, data set, network           -> nothing on disk: quick to do again
+    features    what is computed once for each picture: the  -> features/{backbone.onnx, train, val, test}.safetensors
+                frozen backbone's features, or its decoding     the decode cache, which other runs share
+    training    the loop                                     -> checkpoints/
+    testing     the test split, once, on the best epoch      -> metrics.json
+    packaging   export, parity, card                         -> package/
 
 A phase whose product is on disk is skipped, so that a new attempt goes on where the last one died. The worker, the
 command line and the tests all call `run`; it knows nothing of job record, queue or service.
@@ -23,16 +24,18 @@ from typing import Any
 import torch
 from torch import nn
 
-from catdog import catalogue, device, export, loaders, loop, losses
+from catdog import balance, catalogue, device, export, loaders, loop, losses
+from catdog.cache import Cache
 from catdog.config import TrainConfig
-from catdog.datasets import Dataset
+from catdog.datasets import Dataset, Record
 from catdog.device import Device
-from catdog.errors import FAILURES, BadConfig, BadInput, CatdogError, DatasetChanged, NotFound
+from catdog.errors import FAILURES, BadConfig, BadInput, CatdogError, DatasetChanged, NotFound, Unavailable
 from catdog.files import sha256_of, write_atomically
+from catdog.guard import Guard
 from catdog.images import Preprocess
 from catdog.loaders import Split
 from catdog.models import Classifier, build
-from catdog.progress import Progress
+from catdog.progress import Progress, fits
 from catdog.settings import Settings
 
 
@@ -44,8 +47,12 @@ class Prepared:
     config: TrainConfig
     device: Device
     dataset: Dataset
+    records: dict[str, list[Record]]
+    """The pictures of each split that this run uses."""
     preprocess: Preprocess
     classifier: Classifier
+    cache: Cache
+    guard: Guard
 
     @property
     def frozen(self) -> bool:
@@ -57,11 +64,26 @@ class Prepared:
         """What the loop trains: the head on features, or the whole classifier on pixels."""
         return self.classifier.head if self.frozen else self.classifier
 
+    @property
+    def pictures(self) -> dict[str, Any]:
+        """How many there are of each split and label, and what the balance makes of them."""
+        return balance.facts(self.records, self.dataset.labels, self.config)
+
+    def enter(self, phase: str) -> Progress:
+        """Begin a phase."""
+        self.guard.enter(phase)
+        return Progress("phase", phase=phase)
+
     def split(self, name: str) -> Split:
-        """A split as what `network` takes."""
+        """A split as what `network` takes. The guard sees every batch of it."""
         if self.frozen:
-            return loaders.features(self.folder / "features" / f"{name}.safetensors")
-        return loaders.pixels(self.dataset, name, self.preprocess, threads=self.device.threads)
+            split = loaders.features(self.folder / "features" / f"{name}.safetensors")
+        else:
+            split = loaders.pixels(
+                self.dataset, self.records[name], self.preprocess, threads=self.device.threads, cache=self.cache,
+                augment=self.config.augment if name == "train" else "none", seed=self.config.seed,
+            )
+        return self.guard.watch(name, split)
 
 
 def run(folder: Path, settings: Settings, *, fence: int = 0) -> Generator[Progress]:
@@ -70,23 +92,27 @@ def run(folder: Path, settings: Settings, *, fence: int = 0) -> Generator[Progre
     Closing the generator in the phase `training` leaves a checkpoint.
 
     Raises:
-        BadConfig, WeightsUnavailable: the config cannot work on this machine.
+        BadConfig, WeightsUnavailable: the config cannot work on this machine, or not with this data set.
         NoDevice: this machine demands a GPU and has none.
         DatasetChanged, NonFiniteLoss, ExportMismatch, CorruptCheckpoint: see errors.py.
     """
     yield Progress("phase", phase="preparing")
     prepared = prepare(folder, settings)
-    yield Progress("phase", phase="preparing", result={"device": prepared.device.to_dict()})
-    if prepared.frozen:
-        yield Progress("phase", phase="features")
-        yield from compute_features(prepared, "train", "val", phase="features")
-    yield Progress("phase", phase="training")
+    pictures = prepared.pictures
+    shown = pictures if fits(pictures) else {name: pictures[name] for name in ("balance", "images")}
+    yield Progress("phase", phase="preparing", result={"device": prepared.device.to_dict(), "pictures": shown})
+    yield prepared.enter("features")
+    yield from features(prepared)
+    yield prepared.enter("training")
     yield from training(prepared, fence=fence)
-    yield Progress("phase", phase="testing")
+    yield prepared.enter("testing")
     yield from testing(prepared)
-    yield Progress("phase", phase="packaging")
+    yield prepared.enter("packaging")
     digest = packaging(prepared)
     metrics = json.loads((folder / "metrics.json").read_text())
+    if not fits(metrics):  # the package has them all
+        for split in ("val", "test"):
+            del metrics[split]["by_label"]
     yield Progress("done", phase="packaging", result={"digest": digest, "labels": list(prepared.dataset.labels), "metrics": metrics})
 
 
@@ -100,6 +126,7 @@ def prepare(folder: Path, settings: Settings) -> Prepared:
     except NotFound as error:
         raise DatasetChanged(f"Expected the data set {config.dataset}. Received: none of that id.") from error
     _check_fingerprint(folder, dataset)
+    records = balance.select(dataset.records, dataset.labels, config)
     chosen = device.choose(config.device, settings)
     random.seed(config.seed)
     torch.manual_seed(config.seed)
@@ -108,8 +135,9 @@ def prepare(folder: Path, settings: Settings) -> Prepared:
     )
     if config.batch_size == 1 and config.trainable == "all":
         _check_single_image(classifier, config.image_size)
-    preprocess = Preprocess(config.image_size, **catalogue.preprocess(config.model, config.weights))
-    return Prepared(folder, config, chosen, dataset, preprocess, classifier)
+    preprocess = Preprocess(config.image_size, **catalogue.preprocess(config.model, config.weights), geometry=config.geometry)
+    cache = Cache(settings.cache, settings.cache_bytes)
+    return Prepared(folder, config, chosen, dataset, records, preprocess, classifier, cache, Guard())
 
 
 def _check_single_image(classifier: Classifier, image_size: int) -> None:
@@ -133,20 +161,42 @@ def _check_fingerprint(folder: Path, dataset: Dataset) -> None:
         raise DatasetChanged(f"Expected a data set with the fingerprint {seen[:16]}. Received: {dataset.fingerprint[:16]}.")
 
 
+def features(prepared: Prepared) -> Iterator[Progress]:
+    """The phase `features`: of train and val everything that no epoch needs to compute again."""
+    if prepared.frozen:
+        yield from compute_features(prepared, "train", "val", phase="features")
+    elif not (prepared.folder / "metrics.json").exists():  # else no epoch is to come
+        try:
+            for split in ("train", "val"):
+                yield from fill_cache(prepared, split)
+        except Unavailable as error:
+            yield Progress("warning", phase="features", message=f"{error.message} Every epoch decodes its pictures anew.")
+
+
 def compute_features(prepared: Prepared, *splits: str, phase: str) -> Iterator[Progress]:
     """Export the frozen backbone, unless an earlier attempt has, and run it once over each split."""
-    features = prepared.folder / "features"
-    features.mkdir(exist_ok=True)
-    graph = features / "backbone.onnx"
+    folder = prepared.folder / "features"
+    folder.mkdir(exist_ok=True)
+    graph = folder / "backbone.onnx"
     if not graph.exists():
         export.to_onnx(prepared.classifier, graph, image_size=prepared.config.image_size)
     for split in splits:
-        path = features / f"{split}.safetensors"
+        prepared.guard.admit(split)
+        path = folder / f"{split}.safetensors"
         if not path.exists():
             yield from loaders.compute_features(
-                prepared.dataset, split, graph=graph, preprocess=prepared.preprocess, path=path, threads=prepared.device.threads,
-                phase=phase, device=prepared.device.name,
+                prepared.dataset, prepared.records[split], graph=graph, preprocess=prepared.preprocess, path=path,
+                threads=prepared.device.threads, phase=phase, device=prepared.device.name,
             )
+
+
+def fill_cache(prepared: Prepared, split: str) -> Iterator[Progress]:
+    """Decode a split into the cache, unless it is there."""
+    prepared.guard.admit(split)
+    yield from loaders.fill(
+        prepared.dataset, prepared.records[split], prepared.preprocess, cache=prepared.cache,
+        augment=prepared.config.augment if split == "train" else "none", threads=prepared.device.threads, phase="features",
+    )
 
 
 def training(prepared: Prepared, *, fence: int) -> Iterator[Progress]:
@@ -178,7 +228,7 @@ def testing(prepared: Prepared) -> Iterator[Progress]:
         tally = loop.evaluate(
             prepared.network, prepared.split(split), loss=loss, device=prepared.device.name, batch_size=config.batch_size,
         )
-        metrics[split] = {"images": tally.images, "loss": tally.loss, "accuracy": tally.accuracy}
+        metrics[split] = tally.to_dict(prepared.dataset.labels)
     with write_atomically(path) as unfinished:
         unfinished.write_text(json.dumps({"best_epoch": best.state["best_epoch"], **metrics}, indent=2))
 
@@ -196,11 +246,12 @@ def packaging(prepared: Prepared) -> str:
     metrics: dict[str, Any] = json.loads((folder / "metrics.json").read_text())
     facts = {
         "labels": list(dataset.labels), "metrics": {name: metrics[name] for name in ("val", "test")}, "best_epoch": metrics["best_epoch"],
+        "pictures": prepared.pictures,
         "config": config.model_dump(mode="json"), "fingerprint": dataset.fingerprint, "seed": config.seed,
         "device": prepared.device.to_dict(), "licence": catalogue.licence(config.model, config.weights),
     }
     # Alternately from each label, so that a package's golden pictures show every answer.
-    by_label = [[record for record in dataset.split("val") if record.label == label] for label in dataset.labels]
+    by_label = [[record for record in prepared.records["val"] if record.label == label] for label in dataset.labels]
     golden = [records[turn] for turn in range(export.GOLDEN_PICTURES) for records in by_label if turn < len(records)]
     digest = export.package(
         folder / "package", classifier=prepared.classifier, graph=graph, preprocess=prepared.preprocess, facts=facts,

@@ -61,6 +61,7 @@ class Settings(BaseSettings):
     max_archive_bytes: int = Field(2 * 2**30, gt=0, description="The largest data set archive accepted, in bytes.")
     max_unpacked_bytes: int = Field(10 * 2**30, gt=0, description="The most bytes an archive may unpack to.")
     max_archive_files: int = Field(100_000, gt=0, description="The most files an archive may hold.")
+    cache_bytes: int = Field(20 * 2**30, ge=0, description="The most bytes of decoded pictures kept for later epochs; 0 keeps none.")
 
     @field_validator("*", mode="before")
     @classmethod
@@ -168,6 +169,11 @@ class Settings(BaseSettings):
         return (self.weights_dir or self.root / "weights").resolve()
 
     @property
+    def cache(self) -> Path:
+        """Decoded pictures, which can be made again at any time."""
+        return self.root / "cache"
+
+    @property
     def database(self) -> str:
         """The job record's SQLAlchemy URL."""
         return self.database_url or f"sqlite:///{self.root / 'catdog.sqlite'}"
@@ -242,7 +248,7 @@ class Settings(BaseSettings):
         others = {name: value for name, value in os.environ.items() if not name.upper().startswith("CATDOG_")}
         return others | {
             "CATDOG_DATA_DIR": str(self.root), "CATDOG_WEIGHTS_DIR": str(self.weights),
-            "CATDOG_DEVICE": self.device, "CATDOG_CPU_FALLBACK": str(self.cpu_fallback),
+            "CATDOG_DEVICE": self.device, "CATDOG_CPU_FALLBACK": str(self.cpu_fallback), "CATDOG_CACHE_BYTES": str(self.cache_bytes),
         }
 
     @classmethod

@@ -1,52 +1,49 @@
-"""check_archive, import_archive, import_folder, import_path, accept, draw, fetch_workshop, download: where data sets come from.
+"""check_archive, import_archive, import_folder, import_path, report, accept, draw, fetch_public, fetch_workshop: where data sets come from.
 
-    zip ----.
-    folder --+-> plan (names) -> build (staging folder) -> publish (dataset.json last) -> Dataset
-    drawn --'
+    public --> zip --.
+               folder --> plan (names) -> build (staging folder) -> publish (dataset.json last) -> Dataset
+               drawn --'
 """
 
 import fcntl
 import json
 import os
+import re
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from random import Random
 from typing import Any
 
+from catdog import corpora
+from catdog import report as reports
 from catdog.archives import Archive
+from catdog.census import Report, take
+from catdog.config import DATASET_ID
 from catdog.datasets import Dataset
-from catdog.downloads import download
-from catdog.errors import BadDataset, CatdogError, Conflict, TooLarge, Unavailable
+from catdog.errors import BadDataset, CatdogError, Conflict, Unavailable, Unreachable
 from catdog.files import write_atomically
-from catdog.labels import Planned, Rule, left_out, plan
+from catdog.folders import Folder
+from catdog.plans import Labelling, Plan, plan
 from catdog.settings import Settings
-from catdog.staging import Report, build, discard, publish, staged
-
-__all__ = [
-    "WORKSHOP_URL", "accept", "check_archive", "download", "draw", "fetch_workshop", "import_archive", "import_folder", "import_path",
-]
-
-WORKSHOP_URL = "https://zenodo.org/records/10997322/files/dogs_vs_cats_subset.zip?download=1"
-"""The public subset of Dogs vs. Cats that the workshop trains on: about 1,300 photographs."""
+from catdog.staging import build, discard, publish, staged
 
 
-def check_archive(path: Path, settings: Settings, labels: Sequence[str] | None = None, rule: Rule = "auto") -> list[Planned]:
-    """Look at the directory of a zip and the names in it, and at no content: what an upload is refused for at once.
+def check_archive(path: Path, settings: Settings, labelling: Labelling | None = None) -> Plan:
+    """Look at the directory of a zip, the names in it and its manifest, and at no picture: what an upload is refused for at once.
 
     Raises:
         UnsupportedType: not a zip.
         TooLarge: over a limit of `settings`.
-        BadDataset: damaged, hostile, or names that make no data set (see labels.plan).
+        BadDataset: damaged, hostile, or names that make no data set (see plans.plan).
     """
     with Archive(path, settings) as archive:
-        return plan(archive.names, labels, rule)
+        return plan(archive.names, labelling, archive.read)
 
 
 def import_archive(
-    path: Path, folder: Path, *, settings: Settings, labels: Sequence[str] | None = None, rule: Rule = "auto", seed: int = 0,
-    progress: Report = None,
+    path: Path, folder: Path, *, settings: Settings, labelling: Labelling | None = None, seed: int = 0, progress: Report = None,
 ) -> Dataset:
     """Turn a zip into the data set in `folder`, which holds none yet; on any error nothing of it remains.
 
@@ -57,13 +54,12 @@ def import_archive(
     """
     _check_free(folder)
     with staged(folder) as staging:
-        _build_from_archive(path, staging, settings=settings, labels=labels, rule=rule, seed=seed, progress=progress)
+        _build_from_archive(path, staging, settings=settings, labelling=labelling, seed=seed, progress=progress)
         return publish(staging, folder)
 
 
 def import_folder(
-    source: Path, datasets_folder: Path, *, settings: Settings, labels: Sequence[str] | None = None, rule: Rule = "auto", seed: int = 0,
-    progress: Report = None,
+    source: Path, datasets_folder: Path, *, settings: Settings, labelling: Labelling | None = None, seed: int = 0, progress: Report = None,
 ) -> Dataset:
     """Copy a folder of pictures into a data set whose id comes from its fingerprint: the same pictures again are the same data set.
 
@@ -73,12 +69,12 @@ def import_folder(
         BadDataset: no folder, or it makes no data set. TooLarge: over a limit of `settings`. Unavailable: the disk is full.
     """
     with staged(datasets_folder / "folder") as staging:
-        dataset = _build_from_folder(source, staging, settings=settings, labels=labels, rule=rule, seed=seed, progress=progress)
+        dataset = _build_from_folder(source, staging, settings=settings, labelling=labelling, seed=seed, progress=progress)
         return _publish_by_content(dataset, datasets_folder)
 
 
 def import_path(
-    source: Path, *, settings: Settings, labels: Sequence[str] | None = None, rule: Rule = "auto", seed: int = 0, progress: Report = None,
+    source: Path, *, settings: Settings, labelling: Labelling | None = None, seed: int = 0, progress: Report = None,
 ) -> Dataset:
     """Import a folder or a zip of this machine into its data sets, with an id from the content.
 
@@ -86,19 +82,49 @@ def import_path(
         As import_folder and import_archive.
     """
     if source.is_dir():
-        return import_folder(source, settings.datasets, settings=settings, labels=labels, rule=rule, seed=seed, progress=progress)
+        return import_folder(source, settings.datasets, settings=settings, labelling=labelling, seed=seed, progress=progress)
     if not source.is_file():
         raise BadDataset(f"Expected a folder or a zip of pictures. Received: {source}, which is neither.", remedy="Look at the path.")
     with staged(settings.datasets / "archive") as staging:
-        dataset = _build_from_archive(source, staging, settings=settings, labels=labels, rule=rule, seed=seed, progress=progress)
+        dataset = _build_from_archive(source, staging, settings=settings, labelling=labelling, seed=seed, progress=progress)
         return _publish_by_content(dataset, settings.datasets)
+
+
+def report(
+    source: str, *, settings: Settings, labelling: Labelling | None = None, seed: int = 0, progress: Report = None,
+) -> tuple[dict[str, Any], bytes]:
+    """report.json and report.html of a folder or a zip that is not imported, or of a data set of this machine.
+
+    What is wrong with the pictures is in the report; only what makes no plan at all is an error.
+
+    Raises:
+        BadDataset, UnsupportedType, TooLarge, NotFound: there is nothing to report on.
+    """
+    if re.fullmatch(DATASET_ID, source):
+        folder = Dataset.open(settings.datasets / source).folder
+        return json.loads((folder / "report.json").read_bytes()), (folder / "report.html").read_bytes()
+    path = Path(source)
+    if path.is_file():
+        with Archive(path, settings) as archive:
+            return _report(archive, plan(archive.names, labelling, archive.read), seed=seed, progress=progress)
+    pictures = Folder(path, settings)
+    planned = plan(pictures.names, labelling, pictures.read)
+    planned.refused.extend(pictures.strange)
+    return _report(pictures, planned, seed=seed, progress=progress)
+
+
+def _report(pictures: Archive | Folder, planned: Plan, *, seed: int, progress: Report) -> tuple[dict[str, Any], bytes]:
+    census = take(planned, pictures.read, pictures.modified, seed=seed, progress=progress)
+    summary = reports.summarise(census, planned)
+    return summary, reports.page(summary, census, lambda record: pictures.read(record.name))
 
 
 def accept(folder: Path, settings: Settings, *, progress: Report = None) -> None:
     """Turn an accepted upload into a data set in its own folder: what the service's child does.
 
-    Reads request.json (`labels`, `rule`, `seed`, or `source`: drawn with `count` and `seed`) and archive.zip; leaves dataset.json,
-    or refused.json with code, message, remedy and offenders. Taken up again after a kill, it begins anew.
+    Reads request.json (the fields of Labelling and `seed`; or `source`: drawn with `count` and `seed`, or a name of corpora.CORPORA with
+    `seed`) and archive.zip; leaves dataset.json, or refused.json with code, message, remedy and offenders. Taken up again after a kill,
+    it begins anew; what was downloaded stays.
 
     Raises:
         Unavailable: the disk is full; the upload is as it was.
@@ -109,13 +135,19 @@ def accept(folder: Path, settings: Settings, *, progress: Report = None) -> None
         try:
             if not ((folder / "dataset.json").exists() or (folder / "refused.json").exists()):
                 _fulfil(_request(folder), folder, settings, progress)
+        except Unreachable as error:  # perhaps for ever: whoever waits for it is told
+            _refuse(folder, error)
         except Unavailable:  # not the uploader's fault: the upload is kept, to be tried again
             raise
         except CatdogError as error:
-            refusal = {"code": error.code, "message": error.message, "remedy": error.remedy, "offenders": getattr(error, "offenders", [])}
-            with write_atomically(folder / "refused.json") as path:
-                path.write_text(json.dumps(refusal))
+            _refuse(folder, error)
         (folder / "archive.zip").unlink(missing_ok=True)
+
+
+def _refuse(folder: Path, error: CatdogError) -> None:
+    refusal = {"code": error.code, "message": error.message, "remedy": error.remedy, "offenders": getattr(error, "offenders", [])}
+    with write_atomically(folder / "refused.json") as path:
+        path.write_text(json.dumps(refusal))
 
 
 def draw(
@@ -136,16 +168,23 @@ def draw(
             progress(number + 1, count)
 
 
-def fetch_workshop(
-    folder: Path, *, settings: Settings | None = None, url: str = WORKSHOP_URL, progress: Callable[[int, int], None] | None = None,
-) -> Path:
+def fetch_public(name: str, *, settings: Settings, progress: Report = None) -> Path:
+    """The zip of a public collection, one of corpora.CORPORA, downloaded if it is not on this machine.
+
+    Raises:
+        NotFound: an unknown name. And as corpora.fetch.
+    """
+    return corpora.fetch(corpora.find(name), settings.root / "downloads", settings=settings, progress=progress)
+
+
+def fetch_workshop(folder: Path, *, settings: Settings | None = None, progress: Report = None) -> Path:
     """Download the workshop's photographs and lay them out as `folder`/dogs-vs-cats/{train,val,test}; return that folder.
 
     Raises:
         Unavailable: it cannot be downloaded now. BadDataset, UnsupportedType, TooLarge: what came is not what it was.
     """
     settings = settings or Settings.load()
-    zipped = download(url, folder / "dogs-vs-cats.zip", limit=settings.max_archive_bytes, progress=progress)
+    zipped = corpora.fetch(corpora.find("dogs-vs-cats"), folder, settings=settings, progress=progress)
     place = folder / "dogs-vs-cats"
     try:
         _lay_out(zipped, place, settings)
@@ -157,7 +196,7 @@ def fetch_workshop(
 
 def _lay_out(zipped: Path, place: Path, settings: Settings) -> None:
     with staged(place) as staging, Archive(zipped, settings) as archive:
-        for picture in plan(archive.names):
+        for picture in plan(archive.names).pictures:
             # Only the last part of a name becomes one of ours, and Archive has seen to it that it is a plain one.
             path = staging / (picture.split or "") / picture.name.rpartition("/")[2]
             path.parent.mkdir(exist_ok=True)
@@ -168,40 +207,20 @@ def _lay_out(zipped: Path, place: Path, settings: Settings) -> None:
 
 
 def _build_from_archive(
-    path: Path, staging: Path, *, settings: Settings, labels: Sequence[str] | None, rule: Rule, seed: int, progress: Report,
+    path: Path, staging: Path, *, settings: Settings, labelling: Labelling | None, seed: int, progress: Report,
 ) -> Dataset:
     with Archive(path, settings) as archive:
-        pictures = plan(archive.names, labels, rule)
-        refused = left_out(archive.names)
-        return build(staging, pictures, archive.read, labels=labels, refused=refused, seed=seed, progress=progress)
+        planned = plan(archive.names, labelling, archive.read)
+        return build(staging, planned, archive.read, archive.modified, seed=seed, progress=progress)
 
 
 def _build_from_folder(
-    source: Path, staging: Path, *, settings: Settings, labels: Sequence[str] | None, rule: Rule, seed: int, progress: Report,
+    source: Path, staging: Path, *, settings: Settings, labelling: Labelling | None, seed: int, progress: Report,
 ) -> Dataset:
-    if not source.is_dir():
-        raise BadDataset(f"Expected a folder of pictures. Received: {source}, which is none.", remedy="Look at the path.")
-    root, names, strange = source.resolve(), [], []
-    for path in root.rglob("*"):
-        if path.is_dir():
-            continue
-        name = path.relative_to(root).as_posix()
-        if path.is_file() and path.resolve().is_relative_to(root):
-            names.append(name)
-        else:
-            strange.append({"name": name, "reason": "not a regular file inside the folder"})
-    if len(names) > settings.max_archive_files:
-        limit = settings.max_archive_files
-        raise TooLarge(f"Expected a folder of at most {limit} files. Received: {len(names)}.", limit=limit)
-
-    def read(name: str) -> bytes:
-        size, limit = (root / name).stat().st_size, settings.max_image_bytes
-        if size > limit:
-            raise TooLarge(f"Expected files of at most {limit} bytes. Received: {name} with {size}.", limit=limit)
-        return (root / name).read_bytes()
-
-    refused = [*left_out(sorted(names)), *strange]
-    return build(staging, plan(names, labels, rule), read, labels=labels, refused=refused, seed=seed, progress=progress)
+    folder = Folder(source, settings)
+    planned = plan(folder.names, labelling, folder.read)
+    planned.refused.extend(folder.strange)
+    return build(staging, planned, folder.read, folder.modified, seed=seed, progress=progress)
 
 
 def _publish_by_content(dataset: Dataset, datasets_folder: Path) -> Dataset:
@@ -240,14 +259,17 @@ def _request(folder: Path) -> dict[str, Any]:
 def _fulfil(request: dict[str, Any], folder: Path, settings: Settings, progress: Report) -> None:
     seed = request.get("seed", 0)
     if "source" not in request:
-        labels, rule = request.get("labels"), request.get("rule", "auto")
-        import_archive(folder / "archive.zip", folder, settings=settings, labels=labels, rule=rule, seed=seed, progress=progress)
+        labelling = Labelling.model_validate({name: request[name] for name in Labelling.model_fields if name in request})
+        import_archive(folder / "archive.zip", folder, settings=settings, labelling=labelling, seed=seed, progress=progress)
         return
     if request["source"] != "drawn":
-        raise BadDataset(f"Expected the source drawn. Received: {request['source']!r}.")
+        zipped = fetch_public(str(request["source"]), settings=settings, progress=progress)
+        labelling = corpora.find(request["source"]).labelling
+        import_archive(zipped, folder, settings=settings, labelling=labelling, seed=seed, progress=progress)
+        return
     with staged(folder) as staging:
         drawn, built = staging / "drawn", staging / "built"
         draw(drawn, count=request.get("count", 240), seed=seed, progress=progress)
         built.mkdir()
-        _build_from_folder(drawn, built, settings=settings, labels=None, rule="filename", seed=seed, progress=progress)
+        _build_from_folder(drawn, built, settings=settings, labelling=Labelling(rule="filename"), seed=seed, progress=progress)
         publish(built, folder)

@@ -1,53 +1,84 @@
-"""SPLITS, assign: which pictures a network trains on, is chosen by, and is tested on. Depends on nothing but contents, labels and seed."""
+"""SPLITS, assign, check: which pictures a network trains on, is chosen by, and is tested on; by contents, labels and seed, not by names."""
 
 import hashlib
-from collections import defaultdict
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
 
 from catdog.errors import BadDataset
 
 SPLITS = ("train", "val", "test")
 SHARE = 0.15
 """Of each label's pictures: what val and test get where no folders say it."""
-MIN_TRAIN = 2
-"""Pictures of each label; one of each is enough elsewhere."""
+MIN_PICTURES = 2
+"""Of each label in each split."""
 
 
-def assign(pictures: Sequence[tuple[str, str, str | None]], *, seed: int) -> list[str]:
-    """Give each picture (content hash, label, split or None) its split, in the same order.
+def assign(
+    pictures: Sequence[tuple[str, str, str | None]], *, seed: int, groups: Sequence[Sequence[int]] = (),
+) -> list[str | None]:
+    """Give each picture (content hash, label, split or None) its split, in the same order; None: it must be left out.
 
-    Splits that are given stay; None counts as train. A val or test that nobody was given to is carved out of train: of each label
-    the first SHARE of its pictures in the order of sha256(seed:content), so neither file order nor names matter.
-
-    Raises:
-        BadDataset: a label is left with too few pictures in a split.
+    `groups` are positions of pictures that show the same: they never stand in two splits. Splits that are given stay, and where a group
+    has members in several, those in test win over those in val, and these over train; the others are left out.
+    A val or test that nobody was given to is carved out of train: of each label SHARE of its pictures, test from the front and val from
+    the back of the order of sha256(seed:content), so that neither file order nor names matter and a picture that is added moves few
+    others. A group goes as a whole.
     """
-    chosen = [split or "train" for _, _, split in pictures]
-    carved = [split for split in ("test", "val") if split not in chosen]
-    members: dict[str, list[int]] = defaultdict(list)
-    for position, (_, label, _) in enumerate(pictures):
-        if chosen[position] == "train":
-            members[label].append(position)
-    for positions in members.values():
-        positions.sort(key=lambda position: hashlib.sha256(f"{seed}:{pictures[position][0]}".encode()).digest())
-        share = max(1, round(len(positions) * SHARE))
-        for turn, split in enumerate(carved):
-            for position in positions[turn * share : (turn + 1) * share]:
-                chosen[position] = split
-    _check(pictures, chosen)
+    chosen: list[str | None] = [split or "train" for _, _, split in pictures]
+    for group in groups:
+        highest = max((chosen[position] or "train" for position in group), key=SPLITS.index)
+        for position in group:
+            if chosen[position] != highest:
+                chosen[position] = None
+    given = {split for _, _, split in pictures}
+    in_train = Counter(label for (_, label, _), split in zip(pictures, chosen, strict=True) if split == "train")
+    shares = {label: max(MIN_PICTURES, round(number * SHARE)) for label, number in in_train.items()}
+    for split in ("test", "val"):
+        if split not in given:
+            _carve(pictures, chosen, split, shares, groups=groups, seed=seed)
     return chosen
 
 
-def _check(pictures: Sequence[tuple[str, str, str | None]], chosen: Sequence[str]) -> None:
-    counts: dict[tuple[str, str], int] = defaultdict(int)
+def _carve(
+    pictures: Sequence[tuple[str, str, str | None]], chosen: list[str | None], split: str, shares: Mapping[str, int], *,
+    groups: Sequence[Sequence[int]], seed: int,
+) -> None:
+    """Move each label's share from train to `split`."""
+    grouped = {position for group in groups for position in group}
+    units = [[position] for position in range(len(pictures)) if position not in grouped] + [list(group) for group in groups]
+    by_label: dict[str, list[list[int]]] = defaultdict(list)
+    for unit in units:
+        if members := [position for position in unit if chosen[position] == "train"]:
+            by_label[pictures[members[0]][1]].append(members)
+    for label, candidates in by_label.items():
+        left = shares[label]
+        candidates.sort(key=lambda unit: _order(seed, [pictures[position][0] for position in unit]), reverse=split == "val")
+        for unit in candidates:
+            if len(unit) <= left:
+                left -= len(unit)
+                for position in unit:
+                    chosen[position] = split
+
+
+def _order(seed: int, contents: Sequence[str]) -> bytes:
+    return hashlib.sha256(f"{seed}:{min(contents)}".encode()).digest()
+
+
+def check(pictures: Sequence[tuple[str, str, str | None]], chosen: Sequence[str | None]) -> None:
+    """Refuse what `assign` has chosen where a label is left with too few pictures in a split.
+
+    Raises:
+        BadDataset: the first such label.
+    """
+    counts: dict[tuple[str, str | None], int] = defaultdict(int)
     for (_, label, _), split in zip(pictures, chosen, strict=True):
         counts[label, split] += 1
     for label in sorted({label for _, label, _ in pictures}):
-        few = [f"{counts[label, split]} in {split}" for split in SPLITS if counts[label, split] < (MIN_TRAIN if split == "train" else 1)]
+        few = [f"{counts[label, split]} in {split}" for split in SPLITS if counts[label, split] < MIN_PICTURES]
         if few:
             total = sum(counts[label, split] for split in SPLITS)
             raise BadDataset(
-                f"Expected of {label} at least {MIN_TRAIN} different pictures in train and 1 each in val and test. "
+                f"Expected of {label} at least {MIN_PICTURES} different pictures in each of {', '.join(SPLITS)}. "
                 f"Received: {', '.join(few)} (of {total}).",
-                remedy=f"Add pictures of {label}; without split folders 4 are the fewest.",
+                remedy=f"Add pictures of {label}; without split folders {MIN_PICTURES * len(SPLITS)} different ones are the fewest.",
             )

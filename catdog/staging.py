@@ -6,38 +6,24 @@ then move equal files to equal names, and a folder is renamed before it is delet
 
 import contextlib
 import errno
-import hashlib
+import json
 import os
 import secrets
 import shutil
 import tempfile
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
-from catdog import datasets, images, splits
-from catdog.datasets import Dataset, Planned, Record
-from catdog.errors import BadDataset, BadImage, CatdogError, TooLarge, Unavailable, UnsupportedType
+from catdog import datasets, report
+from catdog.census import Census, Report, take
+from catdog.datasets import Dataset
+from catdog.errors import CatdogError, Unavailable
 from catdog.files import sync_folder
-from catdog.labels import listed, natural
+from catdog.plans import Plan
 
-MAX_UNREADABLE = 0.2
-"""The share of a label's pictures that may be unreadable; above it something is wrong with the set and not with a few files."""
 FLUSH_EVERY = 256
 """Files written between two flushes: the kernel then writes many at once, and an import does not wait for the disk once a file."""
-
-Report = Callable[[int, int], None] | None
-"""Called with (done, total) pictures."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Seen:
-    sha256: str
-    planned: Planned
-    width: int
-    height: int
 
 
 @contextmanager
@@ -70,34 +56,50 @@ def discard(folder: Path) -> None:
 
 
 def build(
-    folder: Path, pictures: Sequence[Planned], read: Callable[[str], bytes], *,
-    labels: Sequence[str] | None, refused: Sequence[dict[str, str]], seed: int, progress: Report = None,
+    folder: Path, plan: Plan, read: Callable[[str], bytes], modified: Callable[[str], int | None], *, seed: int, progress: Report = None,
 ) -> Dataset:
-    """Read, decode and store every planned picture, share them out, and write the data set into `folder`.
+    """Read, decode and store every planned picture, share them out, and write the data set with its report into `folder`.
 
-    `read` gives the bytes of a picture by its name. Pictures that cannot be decoded and exact copies are left out and listed.
+    `read` gives the bytes of a picture by its name, `modified` when it was changed, in unix seconds. Pictures that cannot be decoded,
+    copies, and pictures of train that show what val or test shows are left out and listed.
 
     Raises:
         BadDataset: too many unreadable pictures, one picture under two labels, or too few pictures of a label.
     """
-    seen, left_out = _store(folder, sorted(pictures, key=lambda picture: natural(picture.name)), read, progress)
-    _check_readable(seen, left_out)
-    kept, copies = _without_copies(seen)
-    assigned = splits.assign([(one.sha256, one.planned.label, one.planned.split) for one in kept], seed=seed)
-    records = [
-        Record(one.sha256, one.planned.name, one.planned.label, split, one.width, one.height)
-        for one, split in zip(kept, assigned, strict=True)
-    ]
-    # By content within a split: the same pictures under other names train the same network.
-    records.sort(key=lambda record: (splits.SPLITS.index(record.split), record.sha256))
-    ordered = list(labels) if labels is not None else sorted({record.label for record in records}, key=natural)
-    unreadable = [{"name": planned.name, "reason": reason} for planned, reason in left_out]
-    header, lines = datasets.header_of(records, ordered, [*refused, *unreadable, *copies], seed=seed)
+    (folder / "images").mkdir()
+    unflushed: list[Path] = []
+
+    def store(sha256: str, data: bytes) -> None:
+        path = datasets.image_path(folder, sha256)
+        if not path.exists():
+            path.parent.mkdir(exist_ok=True)  # not its parents: a discarded folder must not come back
+            path.write_bytes(data)
+            unflushed.append(path)
+        if len(unflushed) >= FLUSH_EVERY:
+            _flush(unflushed)
+
+    census = take(plan, read, modified, seed=seed, progress=progress, store=store, scratch=folder)
+    if census.problems:
+        raise census.problems[0]
+    _flush(unflushed)
+    _forget(folder, census)
+    header, lines = datasets.header_of(census.records, plan.labels, census.refused, seed=seed)
+    summary = report.summarise(census, plan)
     _write(folder / "records.jsonl", lines)
+    _write(folder / "report.json", json.dumps(summary, indent=1).encode())
+    _write(folder / "report.html", report.page(summary, census, lambda record: datasets.image_path(folder, record.sha256).read_bytes()))
     _write(folder / "dataset.json", header)
     for path in (*sorted((folder / "images").iterdir()), folder / "images", folder):
         sync_folder(path)
     return Dataset.open(folder)
+
+
+def _forget(folder: Path, census: Census) -> None:
+    """Delete the stored pictures that turned out to leak."""
+    wanted = {record.sha256 for record in census.records}
+    for path in (folder / "images").rglob("*"):
+        if path.is_file() and path.name not in wanted:
+            path.unlink()
 
 
 def publish(folder: Path, place: Path) -> Dataset:
@@ -115,7 +117,8 @@ def publish(folder: Path, place: Path) -> Dataset:
         if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
             raise
         _merge(folder / "images", place / "images")
-    (folder / "records.jsonl").rename(place / "records.jsonl")
+    for name in ("records.jsonl", "report.json", "report.html"):
+        (folder / name).rename(place / name)
     sync_folder(place)
     (folder / "dataset.json").rename(place / "dataset.json")
     sync_folder(place)
@@ -134,69 +137,6 @@ def _merge(images: Path, present: Path) -> None:
             path.unlink()
     for folder in (*sorted(present.iterdir()), present):
         sync_folder(folder)
-
-
-def _store(
-    folder: Path, pictures: Sequence[Planned], read: Callable[[str], bytes], progress: Report,
-) -> tuple[list[_Seen], list[tuple[Planned, str]]]:
-    seen, left_out, unflushed = [], [], []
-    (folder / "images").mkdir()
-    for done, planned in enumerate(pictures):
-        if progress is not None:
-            progress(done, len(pictures))
-        data = read(planned.name)
-        try:
-            width, height = images.decode(data).size
-        except (BadImage, UnsupportedType, TooLarge) as error:
-            left_out.append((planned, error.message))
-            continue
-        digest = hashlib.sha256(data).hexdigest()
-        seen.append(_Seen(digest, planned, width, height))
-        path = datasets.image_path(folder, digest)
-        if not path.exists():
-            path.parent.mkdir(exist_ok=True)  # not its parents: a discarded folder must not come back
-            path.write_bytes(data)
-            unflushed.append(path)
-        if len(unflushed) >= FLUSH_EVERY:
-            _flush(unflushed)
-    _flush(unflushed)
-    if progress is not None:
-        progress(len(pictures), len(pictures))
-    return seen, left_out
-
-
-def _check_readable(seen: Sequence[_Seen], left_out: Sequence[tuple[Planned, str]]) -> None:
-    good = Counter(one.planned.label for one in seen)
-    bad = Counter(planned.label for planned, _ in left_out)
-    for label, number in sorted(bad.items()):
-        total = number + good[label]
-        if number > MAX_UNREADABLE * total:
-            names = [planned.name for planned, _ in left_out if planned.label == label]
-            first = next(reason for planned, reason in left_out if planned.label == label)
-            raise BadDataset(
-                f"Expected at most {MAX_UNREADABLE:.0%} unreadable pictures of {label}. "
-                f"Received: {number} of {total} ({listed(names)}). The first: {first}",
-                offenders=names,
-            )
-
-
-def _without_copies(seen: Sequence[_Seen]) -> tuple[list[_Seen], list[dict[str, str]]]:
-    """Each content once. A copy in val or test wins over one in train, so that nothing is trained on that is tested on."""
-    rank = {"test": 0, "val": 1, "train": 2, None: 2}
-    kept: dict[str, _Seen] = {}
-    copies: list[dict[str, str]] = []
-    for one in sorted(seen, key=lambda one: (rank[one.planned.split], natural(one.planned.name))):
-        first = kept.setdefault(one.sha256, one)
-        if first.planned.label != one.planned.label:
-            names = [first.planned.name, one.planned.name]
-            raise BadDataset(
-                f"Expected one label for one picture. Received: {names[0]} ({first.planned.label}) and "
-                f"{names[1]} ({one.planned.label}) with the same content.",
-                offenders=names, remedy="Remove the one that is labelled wrongly.",
-            )
-        if first is not one:
-            copies.append({"name": one.planned.name, "reason": f"duplicate of {first.planned.name}"})
-    return list(kept.values()), copies
 
 
 def _write(path: Path, data: bytes) -> None:

@@ -117,9 +117,14 @@ class Shelf:
         for unfinished in self._folder.glob(f"{folder.name}.staging-*"):
             discard(unfinished)  # from here on nobody can make it ready
         if _state(folder) is EntryState.REFUSED:
-            for name in ("archive.zip", "records.jsonl"):
+            for name in ("archive.zip", "records.jsonl", "report.json", "report.html"):
                 (folder / name).unlink(missing_ok=True)
             shutil.rmtree(folder / "images", ignore_errors=True)
+
+    def remove(self, entry: Entry) -> None:
+        """Delete a data set that is ready or refused; from the first moment on nobody finds it."""
+        discard(entry.folder)
+        sync_folder(self._folder)
 
     def sweep(self) -> list[str]:
         """Remove what the dead left: uploads half sent, data sets half made, and the archives of those decided. Return what was removed."""

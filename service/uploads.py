@@ -11,6 +11,7 @@ from starlette.requests import Request
 
 from catdog import sources
 from catdog.files import sync_folder
+from catdog.plans import Labelling
 from catdog.settings import Settings
 from service.shelf import Shelf
 
@@ -18,11 +19,10 @@ BLOCK_BYTES = 2**20
 """Written at once, so that the event loop hands over to a thread once a mebibyte and not once a packet."""
 
 
-async def receive_archive(request: Request, shelf: Shelf, *, settings: Settings, wish: dict[str, Any]) -> str:
+async def receive_archive(request: Request, shelf: Shelf, *, settings: Settings, labelling: Labelling, seed: int) -> str:
     """Stream the raw body into a new data set's archive.zip and look at its names; return the data set's id.
 
-    `wish` is what request.json will hold: labels, rule, seed. When this returns the upload is on disk and accepted; on any error, or
-    when the client goes away, nothing of it remains.
+    When this returns the upload is on disk and accepted; on any error, or when the client goes away, nothing of it remains.
 
     Raises:
         TooLarge, UnsupportedType, BadDataset: as sources.check_archive.
@@ -31,8 +31,8 @@ async def receive_archive(request: Request, shelf: Shelf, *, settings: Settings,
     unfinished = folder / "archive.zip.part"
     try:
         await _write(request, unfinished)
-        await run_in_threadpool(sources.check_archive, unfinished, settings, wish["labels"], wish["rule"])
-        await run_in_threadpool(_accept, shelf, folder, unfinished, wish)
+        await run_in_threadpool(sources.check_archive, unfinished, settings, labelling)
+        await run_in_threadpool(_accept, shelf, folder, unfinished, labelling.model_dump() | {"seed": seed})
     except BaseException:
         # Also when the request is cancelled; not in a thread, because nothing may be awaited then.
         shutil.rmtree(folder, ignore_errors=True)

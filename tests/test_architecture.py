@@ -17,11 +17,13 @@ SOURCES = sorted(path for room in ("catdog", "service", "worker") for path in (R
 
 SERVICE_MAY = {
     "jobs", "registry", "database", "leadership", "broker", "inference", "calibration", "images", "datasets", "labels", "sources",
-    "staging", "catalogue", "machine", "weights", "progress", "config", "settings", "plots", "device", "errors", "process", "files",
+    "plans", "balance", "staging", "catalogue", "machine", "weights", "progress", "config", "settings", "plots", "device", "errors",
+    "process", "files",
 }
 WORKER_MAY = {"jobs", "registry", "database", "broker", "progress", "config", "settings", "device", "errors", "process", "files"}
 TORCH_FREE = (
-    "catdog", "catdog.inference", "catdog.images", "catdog.datasets", "catdog.sources", "catdog.catalogue", "catdog.weights", "catdog.jobs",
+    "catdog", "catdog.inference", "catdog.images", "catdog.datasets", "catdog.sources", "catdog.corpora", "catdog.catalogue",
+    "catdog.weights", "catdog.jobs",
     "catdog.registry", "catdog.broker", "catdog.device", "catdog.cli", "catdog.stack", "service.app", "worker.app",
 )
 

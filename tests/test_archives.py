@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 
 from catdog.archives import Archive
+from catdog.census import take
 from catdog.errors import BadDataset, CatdogError, TooLarge, UnsupportedType
+from catdog.plans import plan
 from catdog.settings import Settings
 from catdog.sources import check_archive, import_archive
 from tests.pictures import pack, pets, picture
@@ -115,7 +117,7 @@ def test_an_archive_in_the_archive(untouched: Path, settings: Settings) -> None:
 
 def test_too_deep(untouched: Path, settings: Settings) -> None:
     deep = "/".join("abcdef")
-    assert len(check_archive(pack(untouched / "a.zip", {**pets(), f"{deep}/cat.9.png": picture(9)}), settings)) == 13
+    assert len(check_archive(pack(untouched / "a.zip", {**pets(), f"{deep}/cat.9.png": picture(9)}), settings).pictures) == 13
     assert "6 folders" in refused(pack(untouched / "b.zip", {**pets(), f"{deep}/g/cat.9.png": picture(9)}), settings).message
 
 
@@ -246,11 +248,7 @@ def test_a_zip64_archive_is_read(untouched: Path, settings: Settings) -> None:
     body = path.read_bytes()
     place = body.rindex(b"PK\x05\x06")
     length, start = struct.unpack("<LL", body[place + 12 : place + 20])
-    end = struct.pack("<4sQHHLLQQQQ", b"PK\x06\x06", 44, 45, 45, 0, 0, 12, 12, length, start)
-    locator = struct.pack("<4sLQL", b"PK\x06\x07", 0, place, 1)
-    last = struct.pack("<4sHHHHLLH", b"PK\x05\x06", 0, 0, 0xFFFF, 0xFFFF, 0xFFFFFFFF, 0xFFFFFFFF, 0)
-    path.write_bytes(body[:place] + end + locator + last)
-    with Archive(path, settings) as archive:
+    with Archive(with_record_64(path, directory=(length, start), at=place), settings) as archive:
         assert {name: archive.read(name) for name in archive.names} == pets()
 
 
@@ -267,3 +265,144 @@ def test_what_is_read_is_counted(untouched: Path, settings: Settings) -> None:
 def test_what_is_read_is_what_was_packed(untouched: Path, settings: Settings) -> None:
     with Archive(pack(untouched / "a.zip", pets()), settings) as archive:
         assert {name: archive.read(name) for name in archive.names} == pets()
+
+
+def with_record_64(path: Path, *, directory: tuple[int, int], at: int, before: bytes = b"", told: int | None = None) -> Path:
+    """Put a zip64 end record that says (length, start) of a directory, and whose locator names `told`, behind `at` bytes."""
+    body = path.read_bytes()[:at] + before
+    record = struct.pack("<4sQHHLLQQQQ", b"PK\x06\x06", 44, 45, 45, 0, 0, 12, 12, *directory)
+    locator = struct.pack("<4sLQL", b"PK\x06\x07", 0, len(body) if told is None else told, 1)
+    last = struct.pack("<4sHHHHLLH", b"PK\x05\x06", 0, 0, 0xFFFF, 0xFFFF, 0xFFFFFFFF, 0xFFFFFFFF, 0)
+    path.write_bytes(body + record + locator + last)
+    return path
+
+
+def test_two_zip64_records_of_which_each_reader_takes_another(untouched: Path, settings: Settings) -> None:
+    """CVE-2025-8291: what is checked must be what is read, or a directory without end passes behind a short one."""
+    many = pack(untouched / "many.zip", {f"cat.{number}.png": b"" for number in range(101)}).read_bytes()
+    end = many.rindex(b"PK\x05\x06")
+    length, start = struct.unpack("<LL", many[end + 12 : end + 20])
+    path = pack(untouched / "a.zip", pets())
+    body = path.read_bytes()
+    place = body.rindex(b"PK\x05\x06")
+    honest = struct.unpack("<LL", body[place + 12 : place + 20])
+    with_record_64(path, directory=honest, at=place)
+    shown = path.read_bytes()[: place + 56]
+    path.write_bytes(shown)
+    with_record_64(path, directory=(length, len(shown) + start), at=len(shown), before=many[:end], told=place)
+    assert "zip64" in refused(path, settings).message
+
+
+@pytest.mark.parametrize("change", [-1, 1, 10**6, 2**62])
+def test_a_zip64_record_that_is_not_where_it_is_said_to_be(change: int, untouched: Path, settings: Settings) -> None:
+    path = pack(untouched / "a.zip", pets())
+    body = path.read_bytes()
+    place = body.rindex(b"PK\x05\x06")
+    length, start = struct.unpack("<LL", body[place + 12 : place + 20])
+    with_record_64(path, directory=(length, start), at=place, told=place + change)
+    assert "zip64" in refused(path, settings).message
+
+
+def test_a_long_comment_harms_nothing(untouched: Path, settings: Settings) -> None:
+    path = pack(untouched / "a.zip", pets())
+    with zipfile.ZipFile(path, "a") as packed:
+        packed.comment = b"x" * 65_535
+    assert len(check_archive(path, settings).pictures) == 12
+    path.write_bytes(path.read_bytes() + b"x")
+    assert "cut off" in refused(path, settings).message
+
+
+def test_a_directory_in_the_comment_is_not_believed(untouched: Path, settings: Settings) -> None:
+    path = pack(untouched / "a.zip", pets())
+    with zipfile.ZipFile(path, "a") as packed:
+        packed.comment = struct.pack("<4s4xHHLLH", b"PK\x05\x06", 0, 0, 0, 0, 0)
+    refused(path, settings)
+
+
+def test_a_part_of_a_split_archive(untouched: Path, settings: Settings) -> None:
+    path = pack(untouched / "a.zip", pets())
+    data = bytearray(path.read_bytes())
+    end = data.rindex(b"PK\x05\x06")
+    data[end + 4 : end + 8] = struct.pack("<HH", 1, 1)
+    path.write_bytes(data)
+    assert "split" in refused(path, settings).message
+
+
+@pytest.mark.parametrize("method", [1, 9, 93, 99])
+def test_methods_that_nobody_here_knows(method: int, untouched: Path, settings: Settings) -> None:
+    path = pack(untouched / "a.zip", pets())
+    data = bytearray(path.read_bytes())
+    for signature, offset in ((b"PK\x03\x04", 8), (b"PK\x01\x02", 10)):
+        place = data.index(signature) + offset
+        data[place : place + 2] = struct.pack("<H", method)
+    path.write_bytes(data)
+    assert "deflated" in refused(path, settings).message
+
+
+@pytest.mark.parametrize("head", [b"7z\xbc\xaf'\x1c", b"Rar!\x1a\x07\x01\x00", b"\xfd7zXZ\x00", b"BZh9", b"PK00PK\x03\x04", b"\x1f\x8b"])
+def test_archives_of_other_kinds(head: bytes, untouched: Path, settings: Settings) -> None:
+    (untouched / "a.zip").write_bytes(head + bytes(1000))
+    refused(untouched / "a.zip", settings, UnsupportedType)
+
+
+def test_a_folder_that_is_a_link_with_files_in_it(untouched: Path, settings: Settings) -> None:
+    link = zipfile.ZipInfo("photos")
+    link.external_attr = (stat.S_IFLNK | 0o777) << 16
+    path = with_entry(untouched / "a.zip", link, b"/etc")
+    with zipfile.ZipFile(path, "a") as packed:
+        packed.writestr("photos/cat.9.png", picture(9))
+    assert "regular files" in refused(path, settings).message
+
+
+def test_a_file_that_reaches_over_the_next_ones(untouched: Path, settings: Settings) -> None:
+    """Bytes that quote the headers of other entries, which are unpacked once more by themselves (D. Fifield, A better zip bomb, 2019)."""
+    path = pack(untouched / "a.zip", pets(), method=zipfile.ZIP_STORED)
+    data = bytearray(path.read_bytes())
+    first = data.index(b"PK\x01\x02")
+    second = data.index(b"PK\x01\x02", first + 4)
+    size = struct.unpack("<L", data[second + 42 : second + 46])[0] + 10
+    data[first + 20 : first + 28] = struct.pack("<LL", size, size)
+    path.write_bytes(data)
+    assert "share bytes" in refused(path, settings).message
+
+
+def test_an_archive_that_is_called_a_picture_is_never_opened(untouched: Path, settings: Settings) -> None:
+    inner = pack(untouched / "inner.zip", pets()).read_bytes()
+    path = pack(untouched / "a.zip", {**pets(), "cat.9.jpg": inner, "dog.9.jpg": b"\x1f\x8b" + bytes(99)})
+    with Archive(path, settings) as archive:
+        planned = plan(archive.names)
+        census = take(planned, archive.read, archive.modified, seed=0)
+    assert [(one.name, one.kind) for one in census.refused] == [("cat.9.jpg", "unreadable"), ("dog.9.jpg", "unreadable")]
+    assert len(census.records) == 12
+
+
+@pytest.mark.parametrize(("files", "said"), [
+    ({"cat.1.png": picture(1)}, "all of cat"),
+    ({"cat.1.png": picture(1), "dog.1.png": picture(2)}, "(of 1)"),
+    ({f"breed{number}/1.png": b"" for number in range(1001)}, "1000 label folders"),
+    ({"__MACOSX/._cat.1.png": b"x", ".DS_Store": b"x", "Thumbs.db": b"x", ".ipynb_checkpoints/cat.2.png": b"x"}, "no files"),
+    ({f"{folder}/{name}": b"" for folder, each in (("cat", 7), ("dog", 2)) for name in pets(each)}, "of dog"),
+], ids=["one picture", "one of each", "a thousand labels and one", "only litter", "few of one"])
+def test_odd_sets_have_a_verdict(files: dict[str, bytes], said: str, untouched: Path, settings: Settings) -> None:
+    settings = settings.model_copy(update={"max_archive_files": 100_000})
+    error = refused(pack(untouched / "a.zip", files, method=zipfile.ZIP_STORED), settings)
+    assert said in error.message and isinstance(error, BadDataset) and len(error.offenders) <= 100 and len(error.message) < 1000
+
+
+def test_an_empty_folder_is_no_label(untouched: Path, settings: Settings) -> None:
+    files = {f"{name[:3]}/{name}": data for name, data in pets().items()} | {"bird/": b""}
+    assert check_archive(pack(untouched / "a.zip", files), settings).labels == ["cat", "dog"]
+
+
+@pytest.mark.parametrize(("stamp", "told"), [
+    ((2024, 2, 29, 12, 30, 58), 1_709_209_858), ((1980, 0, 0, 0, 0, 0), None), ((2107, 15, 31, 31, 63, 62), None),
+])
+def test_when_a_file_was_changed(stamp: tuple[int, ...], told: int | None, untouched: Path, settings: Settings) -> None:
+    path = pack(untouched / "a.zip", pets(), method=zipfile.ZIP_STORED)
+    year, month, day, hour, minute, second = stamp
+    data = bytearray(path.read_bytes())
+    place = data.index(b"PK\x01\x02") + 12
+    data[place : place + 4] = struct.pack("<HH", hour << 11 | minute << 5 | second // 2, (year - 1980) << 9 | month << 5 | day)
+    path.write_bytes(data)
+    with Archive(path, settings) as archive:
+        assert archive.modified("cat.0.png") == told

@@ -25,7 +25,7 @@ def settings(tmp_path: Path) -> Settings:
 
 def test_train_says_what_it_found_and_where_the_package_is(finished: Finished) -> None:
     assert "device: " in finished.printed
-    assert "test accuracy " in finished.printed
+    assert "test split: accuracy " in finished.printed
     assert (finished.run / "package" / "package.json").exists()
 
 

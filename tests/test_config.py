@@ -27,6 +27,21 @@ def test_a_network_without_weights_is_trained_whole() -> None:
     assert TrainConfig.parse({"dataset": DATASET, "model": "resnet18", "weights": "none"}).trainable == "all"
 
 
+def test_pictures_are_varied_where_the_whole_network_learns_and_nothing_else_is_done_to_them_unasked() -> None:
+    head, whole = TrainConfig.parse({"dataset": DATASET}), TrainConfig.parse({"dataset": DATASET, "model": "unet"})
+    assert (head.augment, whole.augment) == ("none", "default")
+    for config in (head, whole):
+        assert (config.geometry, config.balance) == ("resize_crop", "natural")
+        assert (config.n_train, config.n_val, config.n_test) == (None, None, None)
+
+
+def test_augmentation_of_a_head_is_refused_with_the_way_out() -> None:
+    with pytest.raises(BadConfig, match="computed only once") as caught:
+        TrainConfig.parse({"dataset": DATASET, "augment": "light"})
+    assert caught.value.field == "augment" and caught.value.remedy == "Set augment to none, or trainable to all."
+    assert TrainConfig.parse({"dataset": DATASET, "augment": "light", "trainable": "all"}).augment == "light"
+
+
 @pytest.mark.parametrize(
     ("fields", "field"),
     [
@@ -43,6 +58,12 @@ def test_a_network_without_weights_is_trained_whole() -> None:
         ({"image_size": 4}, "image_size"),
         ({"model": "unet", "weights": "imagenet"}, "weights"),
         ({"weights": "none", "trainable": "head"}, "trainable"),
+        ({"geometry": "squeeze"}, "geometry"),
+        ({"augment": "wild"}, "augment"),
+        ({"balance": "fair"}, "balance"),
+        ({"n_train": 1}, "n_train"),
+        ({"n_val": 0}, "n_val"),
+        ({"n_test": -1}, "n_test"),
         ({"publish": {"alias": "../x"}}, "publish.alias"),
         ({"publish": {"promote": "maybe"}}, "publish.promote"),
     ],

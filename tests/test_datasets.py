@@ -18,7 +18,8 @@ from tests.pictures import lay_out, pets
 RECORDS = st.lists(
     st.builds(
         Record, sha256=st.text("0123456789abcdef", min_size=4, max_size=4), name=st.just("x"), label=st.sampled_from(("cat", "dog")),
-        split=st.sampled_from(("train", "val", "test")), width=st.just(8), height=st.just(8),
+        split=st.sampled_from(("train", "val", "test")), width=st.just(8), height=st.just(8), bytes=st.just(9),
+        format=st.just("PNG"), mode=st.just("RGB"), orientation=st.just(1), modified=st.none(), group=st.just(""),
     ), max_size=8,
 )
 

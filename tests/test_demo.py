@@ -10,7 +10,7 @@ import psutil
 import pytest
 
 from catdog import demo
-from catdog.labels import plan
+from catdog.plans import plan
 from catdog.settings import Settings
 from tests.living import command_line
 
@@ -57,8 +57,8 @@ def test_what_is_kept_back_leaves_enough_of_every_label(tmp_path: Path, names: l
     packed = zipfile.ZipFile(tmp_path / "photos.zip").namelist()
     uploaded = [picture for picture in chosen if picture.name in packed]
     assert all(picture.split == "test" for picture in uploaded)
-    counts = Counter(picture.label for picture in plan(packed))
-    before = Counter(picture.label for picture in plan(names))
+    counts = Counter(picture.label for picture in plan(packed).pictures)
+    before = Counter(picture.label for picture in plan(names).pictures)
     assert all(counts[label] >= 0.6 * before[label] for label in before)
 
 

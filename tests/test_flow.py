@@ -75,9 +75,9 @@ def test_served_pixels_and_probabilities_are_those_of_validation(stack: LiveStac
     prepared = run.prepare(settings.runs / job["id"], settings)
     best = loop.best(prepared.folder / "checkpoints")
     prepared.network.load_state_dict(best.weights())
-    split = loaders.pixels(Dataset.open(settings.datasets / dataset["id"]), "val", prepared.preprocess, threads=1)
     records = prepared.dataset.split("val")
-    trained_pixels = split.fetch(range(len(records)))
+    split = loaders.pixels(Dataset.open(settings.datasets / dataset["id"]), records, prepared.preprocess, threads=1)
+    trained_pixels = split.fetch(range(len(records)), 0)
     with torch.no_grad():
         expected = softmax(prepared.classifier.eval()(trained_pixels).numpy())
 
@@ -137,6 +137,17 @@ def test_while_a_job_trains_no_torch_is_elsewhere_and_predictions_are_answered(
 
 def loads_torch(process: psutil.Process) -> bool:
     return any("libtorch" in mapped.path for mapped in process.memory_maps())
+
+
+def test_a_dry_run_shows_what_a_training_would_see(stack: LiveStack, dataset: dict[str, Any]) -> None:
+    config = {"dataset": dataset["id"], **FAST_JOB, "n_train": 10}
+    accepted = stack.client.post("/v1/jobs?dry_run=true", json=config).json()
+    job = stack.wait_for_end(accepted["id"])
+    assert (job["kind"], job["state"], job["model"], job["phase"]) == ("examine", "succeeded", None, "examining")
+    assert job["result"]["pictures"]["images"]["train"] == 10
+    link, = job["links"]["artifacts"]
+    sheet = Image.open(io.BytesIO(stack.client.get(link).content))
+    assert sheet.format == "PNG" and sheet.width > 8 * 32 and len(sheet.getcolors(sheet.width * sheet.height) or ()) > 100
 
 
 def test_a_running_job_is_cancelled_and_leaves_no_process(stack: LiveStack, dataset: dict[str, Any]) -> None:

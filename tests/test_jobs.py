@@ -297,6 +297,23 @@ def test_finish_takes_only_what_it_can_mean(store: JobStore, wrong: dict[str, An
     assert store.get(claim.job_id).state is JobState.RUNNING
 
 
+def test_a_job_that_makes_no_model_succeeds_by_finishing(store: JobStore) -> None:
+    claim = claimed(store, store.create({}, kind="examine")[0].id)
+    assert store.finish(claim, state=JobState.SUCCEEDED, result={"artifacts": []})
+    job = store.get(claim.job_id)
+    assert (job.state, job.model, job.result) == (JobState.SUCCEEDED, None, {"artifacts": []})
+
+
+def test_the_jobs_that_need_a_data_set_are_those_that_have_not_ended(store: JobStore) -> None:
+    ours, theirs = {"dataset": "ds_1"}, {"dataset": "ds_11"}
+    queued, running, ended = (store.create(ours)[0].id for _ in range(3))
+    store.create(theirs)
+    claimed(store, running)
+    store.finish(claimed(store, ended), state=JobState.CANCELLED)
+    assert store.using("ds_1") == [queued, running]
+    assert store.using("ds_") == []
+
+
 def test_a_drained_attempt_is_not_counted(store: JobStore) -> None:
     claim = claimed(store)
     for fence in range(1, 3 * MAX_LOSSES):

@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Generator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +10,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from catdog import checkpoints, loop, losses
+from catdog import balance, checkpoints, loop, losses
 from catdog.config import TrainConfig
 from catdog.errors import NonFiniteLoss
 from catdog.loaders import Split
 from catdog.metrics import Tally
 from catdog.progress import Progress
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 GOLDEN = Path(__file__).parent / "golden" / "loss_cpu.txt"
 
@@ -45,7 +48,7 @@ def split(images: int, seed: int) -> Split:
     pixels = torch.randint(0, 200, (images, 8, 8, 3), dtype=torch.uint8, generator=generator)
     targets = torch.arange(images) % 2
     pixels[targets == 1, :4] += 55
-    return Split(targets, lambda positions: pixels[positions])
+    return Split(targets, lambda positions, *_: pixels[positions])
 
 
 def config(**fields: Any) -> TrainConfig:
@@ -74,18 +77,21 @@ def test_a_seeded_run_repeats_and_another_seed_differs(tmp_path: Path) -> None:
     assert runs[0] != runs[2]
 
 
-@pytest.mark.parametrize("after_steps", range(1, 12))
-def test_a_run_stopped_at_any_step_ends_with_the_weights_of_an_uninterrupted_one(tmp_path: Path, after_steps: int) -> None:
+STOPS = [("natural", after_steps) for after_steps in range(1, 12)] + [("weighted", 4), ("sampler", 4), ("sampler", 7)]
+
+
+@pytest.mark.parametrize(("balance", "after_steps"), STOPS)
+def test_a_run_stopped_at_any_step_ends_with_the_weights_of_an_uninterrupted_one(tmp_path: Path, balance: str, after_steps: int) -> None:
     whole = network()
-    for _ in train(tmp_path / "whole", whole):
+    for _ in train(tmp_path / "whole", whole, balance=balance):
         pass
 
-    stopped = train(tmp_path / "resumed", network(), fence=1)
+    stopped = train(tmp_path / "resumed", network(), fence=1, balance=balance)
     for progress in stopped:
         if progress.kind == "step" and progress.step == after_steps:
             stopped.close()
     resumed = network(seed=77)
-    steps = [progress.step for progress in train(tmp_path / "resumed", resumed, fence=2) if progress.kind == "step"]
+    steps = [progress.step for progress in train(tmp_path / "resumed", resumed, fence=2, balance=balance) if progress.kind == "step"]
 
     assert steps == list(range(after_steps + 1, 10)), "no step twice, none left out"
     for name, value in whole.state_dict().items():
@@ -100,6 +106,16 @@ def test_every_image_is_trained_on_once_an_epoch_and_a_last_single_one_joins_its
     assert [len(target) for _, target in data.batches(5, skip=1)] == [5, 6]
 
 
+def test_a_data_set_smaller_than_a_batch_is_one_batch(tmp_path: Path) -> None:
+    """The workshop's loader dropped the last batch, and with it a small data set."""
+    steps = [p for p in train(tmp_path, batch_size=64) if p.kind == "step"]
+    assert [p.steps for p in steps] == [3, 3, 3]
+
+
+def test_a_batch_is_on_the_cpu_until_the_loop_moves_it() -> None:
+    assert all(part.device.type == "cpu" for batch in split(16, 1).batches(5) for part in batch)
+
+
 def test_epoch_losses_do_not_depend_on_the_batch_size_of_evaluation() -> None:
     net, data, loss = network().double(), split(13, 3), losses.build("cross_entropy", labels=2)
     net.layers[0].register_forward_pre_hook(lambda _, inputs: (inputs[0].double(),))
@@ -107,6 +123,63 @@ def test_epoch_losses_do_not_depend_on_the_batch_size_of_evaluation() -> None:
     assert all(tally.images == 13 for tally in tallies)
     assert all(abs(tally.loss - tallies[0].loss) < 1e-9 for tally in tallies)
     assert net.training
+
+
+def test_a_weighted_step_is_that_of_the_weighted_mean_and_reports_the_plain_one() -> None:
+    """The gradients are those of sum(weight * loss) / images."""
+    (inputs, _), target = next(split(5, 1).batches(5)), torch.tensor([0, 0, 0, 0, 1])
+    loss, weights = losses.build("cross_entropy", labels=2), torch.tensor([0.625, 2.5])
+    net, by_hand = network().double(), network().double()
+    for one in (net, by_hand):
+        one.layers[1], one.layers[5] = nn.Identity(), nn.Identity()  # no batch statistics, no dropout
+        one.layers[0].register_forward_pre_hook(lambda _, inputs: (inputs[0].double(),))
+    state = loop.State()
+    optimizer = torch.optim.SGD(net.parameters(), lr=1.0)
+    loop.train_step(net, inputs, target, loss=loss, label_weights=weights, optimizer=optimizer, rate=1.0, state=state)
+
+    plain = loss(by_hand(inputs), target)
+    parameters = list(by_hand.parameters())
+    gradients = torch.autograd.grad((0.625 * plain[:4].sum() + 2.5 * plain[4]) / 5, parameters)
+    for after, before, gradient in zip(net.parameters(), parameters, gradients, strict=True):
+        torch.testing.assert_close(after, before - gradient, rtol=0, atol=1e-12)
+    assert state.tally.loss == pytest.approx(plain.mean().item(), abs=1e-12)
+
+
+def test_a_sampled_epoch_is_taken_as_balance_orders_it(tmp_path: Path) -> None:
+    data, seen = split(16, 1), []
+    targets = torch.tensor([0] * 12 + [1] * 4)
+
+    def fetch(positions: Any, *rest: Any) -> Tensor:
+        seen.extend(positions)
+        return data.fetch(positions, *rest)
+
+    for _ in loop.train(
+        network(), Split(targets, fetch), split(6, 2), config(balance="sampler", epochs=2), labels=2, device="cpu", folder=tmp_path,
+    ):
+        pass
+    assert seen == balance.order(targets, seed=0, epoch=0) + balance.order(targets, seed=0, epoch=1)
+
+
+def test_an_epoch_says_what_its_validation_found_for_each_label(tmp_path: Path) -> None:
+    last = [p for p in train(tmp_path) if p.kind == "epoch"][-1]
+    again = network()
+    again.load_state_dict(checkpoints.at(tmp_path, last.step or 0).weights())
+    tally = loop.evaluate(again, split(6, 2), loss=losses.build("cross_entropy", labels=2), device="cpu", batch_size=4)
+    assert last.val_balanced_accuracy == tally.balanced_accuracy and last.val_accuracy == tally.accuracy
+    for said, found in ((last.val_precision, tally.precision), (last.val_recall, tally.recall), (last.val_f1, tally.f1)):
+        assert said == pytest.approx(found, abs=1e-4)
+
+
+def test_a_validation_that_is_not_finite_ends_the_run_and_keeps_the_best(tmp_path: Path) -> None:
+    """nan < best is false: the workshop's loop went on for ever without a checkpoint, or with a stale one."""
+    net = network()
+    run = train(tmp_path, net)
+    with pytest.raises(NonFiniteLoss, match="after epoch 2"):
+        for progress in run:
+            if progress.kind == "step" and progress.step == 6:  # the last of the second epoch
+                with torch.no_grad():
+                    net.head.bias.fill_(float("nan"))
+    assert loop.best(tmp_path).state["best_epoch"] == 1
 
 
 def test_evaluation_leaves_gradients_on_and_weights_alone() -> None:
@@ -126,7 +199,10 @@ def test_a_loss_that_is_not_finite_stops_before_the_update() -> None:
     state = loop.State(step=7)
     inputs, target = next(split(4, 1).batches(4))
     with pytest.raises(NonFiniteLoss, match="step 7") as caught:
-        loop.train_step(net, inputs, target, loss=losses.build("cross_entropy", labels=2), optimizer=optimizer, rate=0.1, state=state)
+        loop.train_step(
+            net, inputs, target, loss=losses.build("cross_entropy", labels=2), label_weights=torch.ones(2), optimizer=optimizer, rate=0.1,
+            state=state,
+        )
     assert caught.value.step == 7
     assert state == loop.State(step=7)
     assert all(torch.equal(value.nan_to_num(), dict(net.named_parameters())[name].nan_to_num()) for name, value in before.items())
@@ -157,9 +233,7 @@ def test_a_broken_newest_checkpoint_costs_one_epoch_and_not_the_best(tmp_path: P
 
 
 def test_a_tally_survives_the_checkpoint() -> None:
-    state = loop.State(epoch=1, batch=2, step=5, tally=Tally(10, 3.5, 7), best_epoch=1, best_step=3, best_val_loss=0.5)
-    from dataclasses import asdict
-
+    state = loop.State(epoch=1, batch=2, step=5, tally=Tally(10, 3.5, [6, 4], [5, 5], [4, 3]), best_epoch=1, best_step=3, best_val_loss=0.5)
     assert loop.State.from_dict(asdict(state)) == state
 
 

@@ -6,19 +6,23 @@ import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from catdog import catalogue, run
+from catdog import catalogue, loop, losses, run
+from catdog.cache import Cache
 from catdog.config import TrainConfig
-from catdog.errors import FAILURES, BadConfig, DatasetChanged, NonFiniteLoss
+from catdog.datasets import Dataset
+from catdog.errors import FAILURES, BadConfig, DatasetChanged, NonFiniteLoss, TestSplitTouched
 from catdog.files import sha256_of
 from catdog.inference import Predictor
 from catdog.progress import Progress
-from tests.living import Finished
+from catdog.settings import Settings
+from tests.living import FAST_JOB, Finished
 
 
 @pytest.fixture
@@ -27,13 +31,17 @@ def again(finished: Finished, tmp_path: Path) -> Path:
     return Path(shutil.copytree(finished.run, tmp_path / "run"))
 
 
+def history(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
 def phases(folder: Path, finished: Finished) -> list[Progress]:
     return list(run.run(folder, finished.settings, fence=2))
 
 
 def test_a_finished_run_does_nothing_again_and_gives_the_same_package(again: Path, finished: Finished) -> None:
     said = phases(again, finished)
-    assert [p.phase for p in said if p.kind == "phase"] == ["preparing", "preparing", "training", "testing", "packaging"]
+    assert [p.phase for p in said if p.kind == "phase"] == ["preparing", "preparing", "features", "training", "testing", "packaging"]
     assert not [p for p in said if p.kind in ("step", "epoch", "checkpoint")]
     assert said[-1].kind == "done" and said[-1].result is not None
     assert said[-1].result["digest"] == sha256_of(finished.run / "package" / "package.json")
@@ -48,12 +56,108 @@ def test_packaging_again_gives_the_same_network(again: Path, finished: Finished)
 
 
 def test_the_test_split_is_evaluated_on_the_best_epoch(finished: Finished) -> None:
-    history = [json.loads(line) for line in (finished.run / "metrics.jsonl").read_text().splitlines()]
+    epochs = history(finished.run)
     metrics = json.loads((finished.run / "metrics.json").read_text())
-    best = min(history, key=lambda epoch: (epoch["val_loss"], epoch["epoch"]))
+    best = min(epochs, key=lambda epoch: (epoch["val_loss"], epoch["epoch"]))
     assert metrics["best_epoch"] == best["epoch"]
     assert metrics["val"]["loss"] == pytest.approx(best["val_loss"], abs=1e-6)
-    assert not any("test" in key for epoch in history for key in epoch)
+    assert not any("test" in key for epoch in epochs for key in epoch)
+
+
+def test_what_is_measured_and_used_of_each_label_stands_in_every_place(finished: Finished) -> None:
+    dataset = Dataset.open(finished.settings.datasets / TrainConfig.read(finished.run).dataset)
+    package = json.loads((finished.run / "package" / "package.json").read_text())
+    metrics = json.loads((finished.run / "metrics.json").read_text())
+    card = (finished.run / "package" / "CARD.md").read_text()
+    assert package["pictures"]["counts"] == dataset.counts and package["pictures"]["balance"] == "natural"
+    assert package["metrics"] == {split: metrics[split] for split in ("val", "test")}
+    for split in ("val", "test"):
+        figures = metrics[split]
+        assert figures["balanced_accuracy"] == pytest.approx(sum(one["recall"] for one in figures["by_label"].values()) / 2)
+        assert f"| {split} | {figures['images']} | {figures['accuracy']:.4f} | {figures['balanced_accuracy']:.4f} |" in card
+        for label, one in figures["by_label"].items():
+            assert one["images"] == dataset.counts[split][label]
+            assert f"| {label} | {split} | {one['images']} | {one['precision']:.4f} | {one['recall']:.4f} | {one['f1']:.4f} |" in card
+    best = next(epoch for epoch in history(finished.run) if epoch["epoch"] == metrics["best_epoch"])
+    assert best["val_balanced_accuracy"] == pytest.approx(metrics["val"]["balanced_accuracy"])
+    assert best["val_recall"] == pytest.approx([one["recall"] for one in metrics["val"]["by_label"].values()], abs=1e-4)
+    assert "pictures: train " in finished.printed
+
+
+@pytest.fixture
+def other(finished: Finished, tmp_path: Path) -> Finished:
+    """Another machine with the same data set and a new run folder: a subset of the pictures, balanced, whole in the frame."""
+    settings = Settings.load(data_dir=tmp_path / "data")
+    settings.make_folders()
+    dataset = TrainConfig.read(finished.run).dataset
+    shutil.copytree(finished.settings.datasets / dataset, settings.datasets / dataset)
+    fields = {**FAST_JOB, "epochs": 1, "geometry": "letterbox", "augment": "light", "balance": "sampler", "n_train": 10, "n_val": 4}
+    TrainConfig.parse({"dataset": dataset, **fields}).write(tmp_path / "run")
+    return Finished(settings, finished.pictures, tmp_path / "run", "")
+
+
+def test_no_picture_of_the_test_split_is_touched_before_testing(other: Finished) -> None:
+    """Until the run says that it tests, there are none: whoever drew one would fail."""
+    dataset = Dataset.open(other.settings.datasets / TrainConfig.read(other.run).dataset)
+    tested = {dataset.path(record): dataset.read(record) for record in dataset.split("test")}
+    for path in tested:
+        path.unlink()
+    said = []
+    for progress in run.run(other.run, other.settings):
+        said.append(progress)
+        if progress.kind == "phase" and progress.phase == "testing":
+            for path, data in tested.items():
+                path.write_bytes(data)
+        if progress.phase == "packaging":
+            break
+    assert [p.kind for p in said if p.phase == "training"].count("epoch") == 1
+    metrics = json.loads((other.run / "metrics.json").read_text())
+    assert metrics["test"]["images"] == len(tested) and metrics["val"]["images"] == 4
+    (pictures,) = [p.result["pictures"] for p in said if p.result]
+    assert pictures["images"] == {"train": 10, "val": 4, "test": len(tested)}
+    assert pictures["counts"]["train"] == pictures["turns_per_epoch"] == {"cat": 5, "dog": 5}
+
+
+def test_a_batch_of_the_test_split_before_testing_is_refused_whoever_asks(other: Finished, tmp_path: Path) -> None:
+    prepared = run.prepare(other.run, other.settings)
+    train, test = prepared.split("train"), prepared.split("test")
+    assert prepared.preprocess.geometry == "letterbox"
+    loss = losses.build("cross_entropy", labels=2)
+    for phase in ("preparing", "features", "training"):
+        prepared.enter(phase)
+        assert next(train.batches(2)) and len(test) and len(prepared.records["test"])  # scanning is allowed
+        with pytest.raises(TestSplitTouched, match=f"Received: one in {phase}"):
+            next(test.batches(2))
+        with pytest.raises(TestSplitTouched):
+            loop.evaluate(prepared.network, test, loss=loss, device="cpu", batch_size=2)
+        with pytest.raises(TestSplitTouched):
+            list(run.fill_cache(prepared, "test"))
+    mistaken = loop.train(prepared.network, train, test, prepared.config, labels=2, device="cpu", folder=tmp_path / "checkpoints")
+    with pytest.raises(TestSplitTouched):  # a run that chose its best epoch by the test split
+        list(mistaken)
+    prepared.enter("testing")
+    assert loop.evaluate(prepared.network, test, loss=loss, device="cpu", batch_size=2).images == len(test)
+    assert run.failure(TestSplitTouched("x")).code == "internal"
+
+
+def test_pictures_that_find_no_room_are_decoded_anew_and_that_is_said(other: Finished) -> None:
+    roomy = run.prepare(other.run, other.settings)
+    crowded = replace(roomy, cache=Cache(other.settings.cache, 100))
+    (warning,) = run.features(crowded)
+    assert warning.kind == "warning" and "decodes its pictures anew" in (warning.message or "")
+    anew = list(crowded.split("train").batches(4))
+    said = list(run.features(roomy))
+    assert [(p.kind, p.steps) for p in said][-1] == ("step", 4) and len(list(other.settings.cache.glob("*[0-9a-f]"))) == 2
+    for one, another in zip(anew, roomy.split("train").batches(4), strict=True):
+        assert all(torch.equal(*pair) for pair in zip(one, another, strict=True)), "the cache changes nothing but the time"
+    assert list(run.features(roomy)) == [], "decoded once"
+
+
+def test_more_pictures_than_there_are_end_a_run_before_it_begins(other: Finished) -> None:
+    TrainConfig.parse({**TrainConfig.read(other.run).model_dump(), "n_train": 1000}).write(other.run)
+    with pytest.raises(BadConfig, match="n_train: expected at most the") as caught:
+        run.prepare(other.run, other.settings)
+    assert run.failure(caught.value).code == "config"
 
 
 def test_a_data_set_that_changed_is_refused(again: Path, finished: Finished) -> None:

@@ -72,9 +72,26 @@ def test_the_service_draws_a_data_set(service: Service) -> None:
     assert wait_until_imported(service, response.json()["id"])["state"] == "ready"
 
 
-@pytest.mark.parametrize("body", [{"source": "elsewhere"}, {"source": "drawn", "count": 1}, {"source": "drawn", "x": 1}, {}])
-def test_a_wrong_source_is_refused(shared_service: Service, body: dict[str, Any]) -> None:
-    assert is_problem(shared_service.client.post("/v1/datasets", json=body), 422, "bad_input")["errors"]
+def test_a_public_collection_is_imported_by_its_name(service: Service) -> None:
+    """From a zip that was downloaded before: no network in this test."""
+    (service.settings.root / "downloads").mkdir()
+    names = [f"{name[:3]}/{'Bengal' if name[0] == 'c' else 'pug'}_{number}.jpg" for number, name in enumerate(NAMES)]
+    (service.settings.root / "downloads" / "oxford-pets.zip").write_bytes(archive(names))
+    response = service.client.post("/v1/datasets", json={"source": "oxford-pets", "seed": 5})
+    assert response.status_code == 202
+    ready = wait_until_imported(service, response.json()["id"])
+    assert ready["state"] == "ready" and ready["labels"] == ["cat", "dog"] and ready["images"] == len(NAMES)
+    assert json.loads((service.settings.datasets / ready["id"] / "dataset.json").read_text())["seed"] == 5
+
+
+@pytest.mark.parametrize(("body", "pointer"), [
+    ({"source": "elsewhere"}, ""), ({"source": "drawn", "count": 1}, "/count"), ({"source": "drawn", "x": 1}, "/x"), ({}, ""),
+    ({"source": "oxford-pets", "count": 50}, "/count"), ({"source": "dogs-vs-cats", "seed": -1}, "/seed"),
+    ({"source": "dogs-vs-cats", "url": "http://localhost/a.zip"}, "/url"), ({"source": ["drawn"]}, ""), ([], ""),
+])
+def test_a_wrong_source_is_refused(shared_service: Service, body: Any, pointer: str) -> None:
+    (wrong,) = is_problem(shared_service.client.post("/v1/datasets", json=body), 422, "bad_input")["errors"]
+    assert wrong["pointer"] == pointer
     assert list(shared_service.settings.datasets.iterdir()) == []
 
 
@@ -100,7 +117,7 @@ def test_another_content_type_is_refused(shared_service: Service, kind: str) -> 
     assert list(shared_service.settings.datasets.iterdir()) == []
 
 
-@pytest.mark.parametrize("query", [{"rule": "magic"}, {"seed": -1}])
+@pytest.mark.parametrize("query", [{"rule": "magic"}, {"seed": -1}, {"unlabelled": "maybe"}, {"pattern": "x" * 501}])
 def test_a_wrong_wish_is_refused(shared_service: Service, query: dict[str, Any]) -> None:
     is_problem(upload(shared_service, archive(NAMES), **query), 422, "bad_input")
     assert list(shared_service.settings.datasets.iterdir()) == []
@@ -117,11 +134,29 @@ def test_wrong_labels_are_refused_before_the_archive_is_sent(shared_service: Ser
     assert list(shared_service.settings.datasets.iterdir()) == []
 
 
-def test_labels_rule_and_seed_reach_the_import(service: Service) -> None:
-    names = [name.replace("cat", "tiger") for name in NAMES]
-    answer = wait_until_imported(service, upload(service, archive(names), labels="dog, tiger", rule="filename", seed=7).json()["id"])
-    assert answer["labels"] == ["dog", "tiger"]
+@pytest.mark.parametrize("query", [
+    {"rule": "pattern"}, {"rule": "pattern", "pattern": "(?P<label>"}, {"rule": "pattern", "pattern": "(cat|dog)"},
+])
+def test_a_wrong_pattern_is_refused(shared_service: Service, query: dict[str, Any]) -> None:
+    is_problem(upload(shared_service, archive(NAMES), **query), 422, "bad_dataset")
+    assert list(shared_service.settings.datasets.iterdir()) == []
+
+
+def test_labels_rule_pattern_seed_and_what_is_skipped_reach_the_import(service: Service) -> None:
+    names = [name.replace("cat.", "IMG-c").replace("dog.", "IMG-d") for name in NAMES]
+    query = {"labels": "d, c", "rule": "pattern", "pattern": r"IMG-(?P<label>[a-z])\d+", "unlabelled": "skip", "seed": 7}
+    answer = wait_until_imported(service, upload(service, archive([*names, "stray.jpg", "IMG-e1.jpg"]), **query).json()["id"])
+    assert answer["state"] == "ready" and answer["labels"] == ["d", "c"] and answer["images"] == len(NAMES)
+    assert {(one["name"], one["kind"]) for one in answer["refused"]} == {("stray.jpg", "unlabelled"), ("IMG-e1.jpg", "unlabelled")}
     assert json.loads((service.settings.datasets / answer["id"] / "dataset.json").read_text())["seed"] == 7
+
+
+def test_a_manifest_in_the_archive_is_looked_at_at_once(shared_service: Service) -> None:
+    file = io.BytesIO(archive([f"{number}.jpg" for number in range(24)]))
+    with zipfile.ZipFile(file, "a") as packed:
+        packed.writestr("manifest.csv", "path,label\r\n" + "".join(f"{number}.jpg,{'cdog'[number % 2 :]}\r\n" for number in range(23)))
+    assert "1 unlabelled (23.jpg)" in is_problem(upload(shared_service, file.getvalue()), 422, "bad_dataset")["detail"]
+    assert list(shared_service.settings.datasets.iterdir()) == []
 
 
 def test_an_upload_whose_client_leaves_is_gone(service: Service) -> None:
@@ -356,7 +391,8 @@ if folder.name == {poison.name!r}:
     wait_for(lambda: shelf.entry(poison.name).state is EntryState.REFUSED, what="the refusal")
     refused = shelf.entry(poison.name).describe()["error"]
     assert refused["code"] == "internal" and "-9" in refused["message"]
-    assert (poison / "deaths").read_text() == "x" * MAX_DEATHS and not (poison / "archive.zip").exists()
+    wait_for(lambda: not (poison / "archive.zip").exists(), what="the archive's end")
+    assert (poison / "deaths").read_text() == "x" * MAX_DEATHS
     following = waiting(settings)
     importer.wake()
     wait_for(lambda: shelf.entry(following.name).state is EntryState.READY, what="the next import")

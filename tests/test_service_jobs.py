@@ -1,6 +1,7 @@
 """service/routes/jobs.py: a job over HTTP, from acceptance to its last event."""
 
 import json
+import os
 import shutil
 import threading
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ import pytest
 
 from catdog.datasets import Dataset
 from catdog.jobs import JobState, JobStore
+from catdog.process import Identity
 from catdog.progress import Progress
 from catdog.sources import draw, import_folder
 from tests.serving import Service, claim, is_problem, wait_for
@@ -214,6 +216,26 @@ def test_the_log_is_its_end(shared_service: Service, jobs: JobStore) -> None:
     assert response.text == "end\n\ufffd" and response.headers["content-type"].startswith("text/plain")
     is_problem(shared_service.client.get(path, params={"tail_bytes": 2**20 + 1}), 422, "bad_input")
     is_problem(shared_service.client.get("/v1/jobs/job_none/logs"), 404, "not_found")
+
+
+def test_a_dry_run_is_an_examination_with_artifacts(shared_service: Service, dataset: Dataset, jobs: JobStore) -> None:
+    headers = {"Idempotency-Key": "dry"}
+    response = shared_service.client.post("/v1/jobs?dry_run=true", json=body(dataset), headers=headers)
+    assert response.status_code == 202 and response.json()["kind"] == "examine"
+    is_problem(shared_service.client.post("/v1/jobs", json=body(dataset), headers=headers), 422, "bad_input")  # the same key, another wish
+    job = response.json()["id"]
+    folder = shared_service.settings.runs / job / "artifacts"
+    folder.mkdir(parents=True)
+    (folder / "contact_sheet.png").write_bytes(b"a sheet")
+    (folder.parent / "config.json").write_text("{}")
+    examination = jobs.claim(job, Identity.of(os.getpid()))
+    assert examination and jobs.finish(examination, state=JobState.SUCCEEDED, result={"artifacts": ["contact_sheet.png"]})
+    link, = shared_service.client.get(f"/v1/jobs/{job}").json()["links"]["artifacts"]
+    sheet = shared_service.client.get(link)
+    assert (sheet.content, sheet.headers["content-type"]) == (b"a sheet", "image/png")
+    is_problem(shared_service.client.get(f"/v1/jobs/{job}/artifacts/other.png"), 404, "not_found")
+    for name in ("..%2fconfig.json", "%2e%2e/config.json", "contact_sheet.exe", "CONTACT_SHEET.png"):
+        assert shared_service.client.get(f"/v1/jobs/{job}/artifacts/{name}").status_code in (404, 422)
 
 
 def test_who_waits_is_answered_when_the_service_stops(service: Service) -> None:

@@ -56,12 +56,12 @@ def test_a_misspelt_variable_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_run_is_told_nothing_of_database_redis_or_tokens(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("CATDOG_REDIS_URL", "redis://:secret@localhost")
     monkeypatch.setenv("catdog_database_url", "postgresql://u:secret@localhost/db")  # names count in any case
-    settings = Settings.load(token_file=tmp_path / "token", data_dir=tmp_path, device="cuda", cpu_fallback=True)
+    settings = Settings.load(token_file=tmp_path / "token", data_dir=tmp_path, device="cuda", cpu_fallback=True, cache_bytes=1000)
     assert "secret" in settings.database
     told = {name: value for name, value in settings.run_environment().items() if name.upper().startswith("CATDOG_")}
     assert told == {
         "CATDOG_DATA_DIR": str(tmp_path), "CATDOG_WEIGHTS_DIR": str(tmp_path / "weights"),
-        "CATDOG_DEVICE": "cuda", "CATDOG_CPU_FALLBACK": "True",
+        "CATDOG_DEVICE": "cuda", "CATDOG_CPU_FALLBACK": "True", "CATDOG_CACHE_BYTES": "1000",
     }
     assert "secret" not in str(settings.run_environment())
     for name, value in told.items():

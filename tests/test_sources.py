@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from catdog import staging
 from catdog.datasets import Dataset
 from catdog.errors import BadDataset, CatdogError, Conflict, NotFound, TooLarge, Unavailable
+from catdog.plans import Labelling
 from catdog.settings import Settings
 from catdog.sources import accept, check_archive, draw, fetch_workshop, import_archive, import_folder, import_path
 from tests.pictures import lay_out, pack, pets, picture
@@ -79,17 +80,18 @@ def test_file_order_and_names_do_not_change_the_split(order: random.Random, seed
 
 
 def test_label_order_is_as_asked_or_natural(tmp_path: Path, settings: Settings) -> None:
-    files = {f"{label}/{number}.png": picture(100 * turn + number) for turn, label in enumerate(("b10", "b9", "a")) for number in range(4)}
+    files = {f"{label}/{number}.png": picture(100 * turn + number) for turn, label in enumerate(("b10", "b9", "a")) for number in range(6)}
     path = pack(tmp_path / "a.zip", files)
     assert import_archive(path, settings.datasets / "ds_1", settings=settings).labels == ("a", "b9", "b10")
-    asked = ["b10", "a", "b9"]
-    assert import_archive(path, settings.datasets / "ds_2", settings=settings, labels=asked).labels == ("b10", "a", "b9")
+    asked = Labelling(labels=("b10", "a", "b9"))
+    assert import_archive(path, settings.datasets / "ds_2", settings=settings, labelling=asked).labels == ("b10", "a", "b9")
 
 
 def test_a_copy_is_stored_once_and_listed(tmp_path: Path, settings: Settings) -> None:
     files = {**pets(), "cat.copy.png": pets()["cat.2.png"]}
     dataset = import_archive(pack(tmp_path / "a.zip", files), settings.datasets / "ds_x", settings=settings)
-    assert dataset.refused == [{"name": "cat.copy.png", "reason": "duplicate of cat.2.png"}] and len(dataset.records) == 12
+    assert dataset.refused == [{"name": "cat.copy.png", "kind": "duplicate", "reason": "the same file as cat.2.png"}]
+    assert len(dataset.records) == 12
 
 
 @pytest.mark.parametrize("split", ["val", "test"])
@@ -97,7 +99,7 @@ def test_a_copy_across_splits_is_not_trained_on(split: str, tmp_path: Path, sett
     files = {f"{split if int(name.split('.')[1]) > 5 else 'train'}/{name}": data for name, data in pets(12).items()}
     files["train/cat.leak.png"] = files[f"{split}/cat.7.png"]
     dataset = import_archive(pack(tmp_path / "a.zip", files), settings.datasets / "ds_x", settings=settings)
-    assert dataset.refused == [{"name": "train/cat.leak.png", "reason": f"duplicate of {split}/cat.7.png"}]
+    assert dataset.refused == [{"name": "train/cat.leak.png", "kind": "duplicate", "reason": f"the same file as {split}/cat.7.png"}]
     assert [record.split for record in dataset.records if record.name == f"{split}/cat.7.png"] == [split]
 
 
@@ -195,9 +197,29 @@ def test_an_upload_is_accepted(settings: Settings) -> None:
     accept(folder, settings)
     dataset = Dataset.open(folder)
     assert dataset.labels == ("dog", "cat") and dataset.id == "ds_upload"
-    assert sorted(path.name for path in folder.iterdir()) == ["dataset.json", "images", "records.jsonl", "request.json"]
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "dataset.json", "images", "records.jsonl", "report.html", "report.json", "request.json",
+    ]
     accept(folder, settings)
     assert Dataset.open(folder) == dataset
+
+
+def test_an_upload_of_an_older_service_is_accepted(settings: Settings) -> None:
+    """Its request.json knows neither pattern nor unlabelled."""
+    folder = upload(settings, pets())
+    (folder / "request.json").write_text('{"labels": null, "rule": "filename", "seed": 4}')
+    accept(folder, settings)
+    assert Dataset.open(folder).labels == ("cat", "dog")
+
+
+def test_a_manifest_in_an_upload_says_labels_and_splits(settings: Settings) -> None:
+    files = {f"in/{number}.png": picture(number) for number in range(24)}
+    lines = [f"{number}.png,{'cat' if number % 2 else 'dog'},{('train', 'val', 'test')[number // 8]}" for number in range(24)]
+    folder = upload(settings, {**files, "in/manifest.csv": "\r\n".join(["path,label,split", *lines]).encode()})
+    accept(folder, settings)
+    dataset = Dataset.open(folder)
+    assert dataset.counts == {split: {"cat": 4, "dog": 4} for split in ("train", "val", "test")} and dataset.refused == []
+    assert all(record.label == ("cat" if int(record.name[3:-4]) % 2 else "dog") for record in dataset.records)
 
 
 def test_an_upload_is_refused(settings: Settings) -> None:
@@ -270,7 +292,7 @@ def test_a_data_set_exists_only_when_all_of_it_is_there(tmp_path: Path, settings
     monkeypatch.setattr(Path, "rename", killed)
     with pytest.raises(Killed):
         staging.publish(built, settings.datasets / "ds_x")
-    assert steps == 3
+    assert steps == 5
     with pytest.raises(NotFound):
         Dataset.open(settings.datasets / "ds_x")
 
@@ -309,10 +331,10 @@ def test_a_hostile_download_is_not_laid_out(tmp_path: Path, settings: Settings) 
         packed.writestr("../cat.9.png", b"x")
     with pytest.raises(CatdogError):
         fetch_workshop(tmp_path / "in", settings=settings)
-    assert list((tmp_path / "in").iterdir()) == [] and not (tmp_path / "cat.9.png").exists()
+    assert [path.name for path in (tmp_path / "in").iterdir()] == ["dogs-vs-cats.lock"] and not (tmp_path / "cat.9.png").exists()
 
 
 def test_checking_reads_no_content(tmp_path: Path, settings: Settings) -> None:
     files = dict.fromkeys(pets(), b"no picture")
-    planned = check_archive(pack(tmp_path / "a.zip", files), settings, None, "auto")
-    assert {(picture.name, picture.label) for picture in planned} == {(name, name[:3]) for name in files}
+    planned = check_archive(pack(tmp_path / "a.zip", files), settings)
+    assert {(picture.name, picture.label) for picture in planned.pictures} == {(name, name[:3]) for name in files}

@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from catdog.errors import BadDataset
-from catdog.splits import assign
+from catdog.splits import assign, check
 
-SIZES = st.lists(st.integers(4, 120), min_size=2, max_size=4)
+SIZES = st.lists(st.integers(6, 120), min_size=2, max_size=4)
 
 
 def pictures(sizes: list[int], split: str | None = None) -> list[tuple[str, str, str | None]]:
@@ -30,8 +30,7 @@ def test_each_label_is_shared_out_alike(sizes: list[int], seed: int) -> None:
     counts = Counter((label, split) for (_, label, _), split in zip(pictures(sizes), chosen, strict=True))
     for label, size in enumerate(sizes):
         for split in ("val", "test"):
-            assert abs(counts[f"label{label}", split] - 0.15 * size) <= 1
-            assert counts[f"label{label}", split] >= 1
+            assert counts[f"label{label}", split] == max(2, round(0.15 * size))
         assert counts[f"label{label}", "train"] >= 2
 
 
@@ -56,11 +55,42 @@ def test_given_splits_stay_and_missing_ones_come_out_of_train() -> None:
 @pytest.mark.parametrize(
     ("items", "said"),
     [
-        (pictures([4, 3]), "label1"),
-        ([*pictures([9, 9], "train"), ("v", "label0", "val"), ("t", "label0", "test"), ("u", "label1", "test")], "0 in val"),
+        (pictures([6, 5]), "label1"),
+        ([*pictures([9, 9], "train"), *((f"v{n}", "label0", "val") for n in range(2)), *((f"t{n}", f"label{n % 2}", "test") for n in range(4))], "0 in val"),
         (pictures([9, 9], "test"), "0 in train"),
     ],
 )
 def test_too_few_pictures_are_refused(items: list[tuple[str, str, str | None]], said: str) -> None:
     with pytest.raises(BadDataset, match=said):
-        assign(items, seed=0)
+        check(items, assign(items, seed=0))
+
+
+@given(SIZES, st.integers(0, 2**32 - 1), st.data())
+def test_a_group_never_stands_in_two_splits(sizes: list[int], seed: int, data: st.DataObject) -> None:
+    places: list[str | None] = ["train", "val", "test"] if data.draw(st.booleans()) else [None]
+    items = [(content, label, data.draw(st.sampled_from(places))) for content, label, _ in pictures(sizes)]
+    numbers = data.draw(st.lists(st.integers(0, 5), min_size=len(items), max_size=len(items)))
+    groups = [[position for position, number in enumerate(numbers) if number == group] for group in range(3)]
+    groups = [group for group in groups if len(group) > 1]
+    chosen = assign(items, seed=seed, groups=groups)
+    for group in groups:
+        assert len({chosen[position] for position in group} - {None}) == 1
+    grouped = {position for group in groups for position in group}
+    for position, (_, _, split) in enumerate(items):
+        if split is not None:
+            assert chosen[position] in (split, None)
+        assert chosen[position] is not None or position in grouped
+
+
+def test_of_a_group_in_several_given_splits_test_wins_over_val_and_val_over_train() -> None:
+    items = [*pictures([9, 9], "train"), *((f"v{n}", f"label{n % 2}", "val") for n in range(8))]
+    items += [(f"t{n}", f"label{n % 2}", "test") for n in range(8)]
+    chosen = assign(items, seed=0, groups=[[0, 18, 26], [1, 19], [2, 3]])
+    assert [chosen[position] for position in (0, 18, 26, 1, 19, 2, 3)] == [None, None, "test", None, "val", "train", "train"]
+
+
+def test_adding_pictures_moves_few_others() -> None:
+    before = dict(zip(pictures([200]), assign(pictures([200, 200])[:400], seed=1)[:200], strict=True))
+    after = dict(zip(pictures([220]), assign(pictures([220, 200]), seed=1)[:220], strict=True))
+    moved = [picture for picture, split in before.items() if after[picture] != split]
+    assert len(moved) <= 6 and not any({before[one], after[one]} == {"val", "test"} for one in moved)

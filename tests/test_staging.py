@@ -11,15 +11,15 @@ import pytest
 from catdog import staging
 from catdog.datasets import Dataset
 from catdog.errors import Unavailable
-from catdog.labels import plan
+from catdog.plans import plan
 from catdog.settings import Settings
 from catdog.sources import accept
 from catdog.staging import build, discard, publish, staged
 from service.shelf import EntryState, Shelf
 from tests.pictures import pets
 
-PETS = pets(4)
-STEPS = 16
+PETS = pets(6)
+STEPS = 24
 """More renamings than a publication makes, the other one's included."""
 
 
@@ -34,7 +34,7 @@ def settings(tmp_path: Path) -> Settings:
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What `build` wrote, to be copied."""
     folder = tmp_path_factory.mktemp("built")
-    build(folder, plan(list(PETS), None, "auto"), PETS.__getitem__, labels=None, refused=[], seed=0)
+    build(folder, plan(list(PETS)), PETS.__getitem__, lambda _: None, seed=0)
     return folder
 
 
@@ -109,7 +109,7 @@ def test_who_comes_after_a_publication_and_dies_at_any_step_harms_nothing(built:
 def test_whoever_refuses_between_any_two_steps_of_a_publication_there_is_a_data_set_or_none(built: Path, settings: Settings) -> None:
     shelf = Shelf(settings.datasets)
     ends = set()
-    for step in range(1, 5):
+    for step in range(1, 7):
         place = shelf.reserve()
         folder = Path(shutil.copytree(built, place.with_name(f"{place.name}.staging-a")))
 
@@ -144,7 +144,7 @@ def test_who_was_discarded_while_building_stops_and_leaves_nothing(tmp_path: Pat
         return PETS[name]
 
     with pytest.raises(Unavailable, match="another process"), staged(place) as folder:
-        publish(build(folder, plan(names, None, "auto"), read, labels=None, refused=[], seed=0).folder, place)
+        publish(build(folder, plan(names), read, lambda _: None, seed=0).folder, place)
     assert list(tmp_path.iterdir()) == []
 
 

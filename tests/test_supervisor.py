@@ -82,6 +82,13 @@ def test_a_run_that_is_done_is_published_once(tmp_path: Path, database_url: str)
     scene.engine.dispose()
 
 
+def test_an_examination_that_is_done_succeeds_without_a_model(scene: Scene) -> None:
+    scene.job_id = scene.jobs.create(CONFIG, kind="examine")[0].id
+    job = scene.run('say(kind="done", result={"artifacts": ["contact_sheet.png"]})')
+    assert (job.state, job.model, job.result) == (JobState.SUCCEEDED, None, {"artifacts": ["contact_sheet.png"]})
+    assert scene.registry.list() == []
+
+
 def test_a_failure_is_written_down_with_its_remedy(scene: Scene) -> None:
     job = scene.run('say(kind="failed", code="out_of_memory", message="too big", remedy="smaller"); sys.exit(1)')
     assert job.state is JobState.FAILED

@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from catdog import process
 from catdog.config import TrainConfig
@@ -149,7 +149,7 @@ class Supervisor:
             self._jobs.release(claim, counted=True, reason=message)
 
     def _command(self, claim: Claim, folder: Path) -> list[str]:
-        return [sys.executable, "-m", "catdog", "run", str(folder), "--fence", str(claim.fence)]
+        return [sys.executable, "-m", "catdog", "run", str(folder), "--kind", claim.kind, "--fence", str(claim.fence)]
 
     def _follow(self, claim: Claim, run: Run) -> None:
         """Until the run has closed its pipe: write down what it says, renew the lease, pass on what it must know."""
@@ -186,8 +186,8 @@ class Supervisor:
                 return
             case "cancel":
                 self._jobs.finish(claim, state=JobState.CANCELLED)
-            case _ if run.done is not None:  # however it left: the digest names what it made
-                self._publish(claim, run.done, folder)
+            case _ if run.done is not None:  # however it left: what it made is on disk
+                self._succeed(claim, run.done, folder)
             case "drain":
                 self._jobs.release(claim, counted=False)
             case "time_limit":
@@ -204,9 +204,15 @@ class Supervisor:
         error = {"code": known, "message": message, "remedy": remedy or FAILURES[known]}
         self._jobs.finish(claim, state=JobState.FAILED, error=error)
 
-    def _publish(self, claim: Claim, done: Progress, folder: Path) -> None:
-        """Move the package among the models, then one transaction: job succeeded, model row, alias."""
+    def _succeed(self, claim: Claim, done: Progress, folder: Path) -> None:
         result = done.result or {}
+        if claim.kind == "train":
+            self._publish(claim, result, folder)
+        else:
+            self._jobs.finish(claim, state=JobState.SUCCEEDED, result=result)
+
+    def _publish(self, claim: Claim, result: dict[str, Any], folder: Path) -> None:
+        """Move the package among the models, then one transaction: job succeeded, model row, alias."""
         if self._jobs.report(claim, events=[Progress("phase", phase="publishing")]) is None:
             return  # the package in the run folder is the successor's business
         package = self._settings.models / result["digest"]

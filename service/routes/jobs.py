@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
+from fastapi import Path as PathParam
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 from pydantic import WrapValidator
 from starlette.concurrency import run_in_threadpool
-from starlette.responses import JSONResponse, PlainTextResponse
+from starlette.responses import FileResponse, JSONResponse, PlainTextResponse
 
-from catdog import catalogue, weights
+from catdog import balance, catalogue, weights
 from catdog.config import TrainConfig
 from catdog.errors import BadConfig, DatasetChanged, NotFound, WeightsUnavailable
 from catdog.jobs import Event, Job, JobState
@@ -27,6 +28,8 @@ from service.watching import READ_SECONDS, Wait, until
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 
 MAX_TAIL_BYTES = 2**20
+ARTIFACT = r"^[a-z0-9_]{1,64}\.(png|svg|json)$"
+"""A file's name, never a path."""
 
 # The schema of the documentation is TrainConfig's; the reading of it is the library's own, whose errors name the field and the remedy.
 Config = Annotated[TrainConfig, WrapValidator(lambda fields, _: TrainConfig.parse(fields))]
@@ -43,13 +46,14 @@ ExistingJob = Annotated[Job, Depends(existing)]
 @router.post("", status_code=202)
 def create(
     config: Config, parts: AllParts,
+    dry_run: Annotated[bool, Query(description="Examine only: what a training would see, without training.")] = False,
     idempotency_key: Annotated[str | None, Header(description="Sent again with the same body it gives the same job.")] = None,
 ) -> JSONResponse:
-    """Start a training. Answered when the job is on disk: from then on nothing loses it."""
-    wanted = config.model_dump(mode="json")
-    if parts.jobs.replayed(wanted, idempotency_key=idempotency_key) is None:  # else it was checked when it was new
+    """Start a training, or with `dry_run` its examination. Answered when the job is on disk: from then on nothing loses it."""
+    wanted, kind = config.model_dump(mode="json"), "examine" if dry_run else "train"
+    if parts.jobs.replayed(wanted, kind=kind, idempotency_key=idempotency_key) is None:  # else it was checked when it was new
         _check(config, parts)
-    job, is_new = parts.jobs.create(wanted, idempotency_key=idempotency_key)
+    job, is_new = parts.jobs.create(wanted, kind=kind, idempotency_key=idempotency_key)
     if is_new:
         parts.reconciler.wake(job.id)
     headers = {"Location": f"/v1/jobs/{job.id}", "Retry-After": "2"}
@@ -131,12 +135,24 @@ def logs(
     return PlainTextResponse(_tail(settings.runs / job.id / "log.txt", tail_bytes))
 
 
+@router.get("/{job_id}/artifacts/{name}", response_class=FileResponse)
+def artifact(
+    job: ExistingJob, settings: Limits,
+    name: Annotated[str, PathParam(pattern=ARTIFACT, description="One of the job's `links.artifacts`.")],
+) -> FileResponse:
+    """A picture or table that the run has left, such as contact_sheet.png."""
+    path = settings.runs / job.id / "artifacts" / name
+    if not path.is_file():
+        raise NotFound(f"Expected an artifact of {job.id}. Received: {name}.", remedy="The job's links.artifacts name what there is.")
+    return FileResponse(path, headers={"Cache-Control": "no-cache"})
+
+
 def _check(config: TrainConfig, parts: Parts) -> None:
     """Refuse what can be known to fail before a worker sees it."""
     try:
         entry = parts.shelf.entry(config.dataset)
         if entry.state is EntryState.READY:
-            entry.describe()
+            balance.check(config, entry.describe()["counts"])
     except NotFound as error:
         raise BadConfig(f"dataset: expected a data set of this service. Received: {config.dataset}.", field="dataset",
                         remedy="Upload one with POST /v1/datasets; GET /v1/datasets lists them.") from error
@@ -173,7 +189,9 @@ def _tail(path: Path, size: int) -> str:
 
 def _json(job: Job) -> dict[str, Any]:
     here = f"/v1/jobs/{job.id}"
-    links = {"self": here, "events": f"{here}/events", "logs": f"{here}/logs", "cancel": f"{here}/cancel"}
+    links: dict[str, Any] = {"self": here, "events": f"{here}/events", "logs": f"{here}/logs", "cancel": f"{here}/cancel"}
+    if job.result is not None and "artifacts" in job.result:
+        links["artifacts"] = [f"{here}/artifacts/{name}" for name in job.result["artifacts"]]
     if job.model is not None:
         links["model"] = f"/v1/models/{job.model}"
     return asdict(job) | {"links": links}

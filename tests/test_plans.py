@@ -1,0 +1,201 @@
+"""plans.py: label and split from names alone, or from a manifest beside them."""
+
+import json
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from catdog.errors import BadDataset
+from catdog.plans import Labelling, Plan, plan
+
+CATS = [f"cat.{number}.jpg" for number in range(6)]
+DOGS = [f"dog.{number}.jpg" for number in range(6)]
+
+
+def folders(*names: str) -> list[str]:
+    return [f"{name}/{number}.jpg" for name in names for number in range(6)]
+
+
+def planned(names: list[str], read: Callable[[str], bytes] | None = None, **options: object) -> Plan:
+    return plan(names, Labelling(**options), read)  # type: ignore[arg-type]
+
+
+def labels_of(names: list[str], **options: object) -> dict[str, str]:
+    return {picture.name: picture.label for picture in planned(names, **options).pictures}
+
+
+def refusal(names: list[str], read: Callable[[str], bytes] | None = None, **options: object) -> BadDataset:
+    with pytest.raises(BadDataset) as caught:
+        planned(names, read, **options)
+    assert "Expected" in caught.value.message and "Received: " in caught.value.message
+    return caught.value
+
+
+def test_the_workshops_layout() -> None:
+    names = [f"subset/{split}/{name}" for split in ("train", "validation", "TEST") for name in (*CATS, *DOGS)]
+    pictures = plan(names).pictures
+    assert {(picture.split, picture.label) for picture in pictures} == {(s, x) for s in ("train", "val", "test") for x in ("cat", "dog")}
+    assert all(picture.label in picture.name.rpartition("/")[2] for picture in pictures)
+    assert sorted(picture.name for picture in pictures) == sorted(names)
+
+
+def test_two_label_folders_win_over_names() -> None:
+    assert labels_of(["pets/tabby/dog.1.jpg", *folders("pets/tabby", "pets/siamese")])["pets/tabby/dog.1.jpg"] == "tabby"
+
+
+def test_label_folders_below_split_folders() -> None:
+    pictures = plan(folders("train/a", "train/b", "val/a", "val/b", "test/a/deep", "test/b")).pictures
+    assert {(picture.split, picture.label) for picture in pictures} == {(s, x) for s in ("train", "val", "test") for x in ("a", "b")}
+
+
+def test_spellings_of_one_folder_are_one_label() -> None:
+    assert set(labels_of(folders("train/Cat", "train/dog", "val/cat", "val/dog")).values()) == {"Cat", "dog"}
+
+
+def test_folders_count_only_if_they_are_among_the_labels_asked_for() -> None:
+    names = [f"batch{number % 2}/{name}" for number, name in enumerate((*CATS, *DOGS))]
+    assert set(labels_of(names, labels=["cat", "dog"]).values()) == {"cat", "dog"}
+    assert "bird" in refusal(folders("cat", "dog", "bird"), labels=["cat", "dog"]).offenders[0]
+
+
+def test_a_folder_of_one_label_is_no_root() -> None:
+    assert "all of cat" in refusal(folders("cat"), rule="folder").message
+
+
+def test_the_filename_rule_does_not_look_at_folders() -> None:
+    assert labels_of([f"dog/{name}" for name in CATS] + [f"cat/{name}" for name in DOGS], rule="filename")["dog/cat.0.jpg"] == "cat"
+
+
+def test_litter_is_ignored_and_other_files_are_listed() -> None:
+    names = [*CATS, *DOGS, "README.txt", "__MACOSX/._cat.1.jpg", ".DS_Store", "Thumbs.db", "a/.hidden/cat.jpg", "sub/"]
+    found = plan(names)
+    assert len(found.pictures) == 12 and found.ignored == 4
+    assert [(one.name, one.kind) for one in found.refused] == [("README.txt", "not_a_picture")]
+
+
+def test_ambiguous_and_unlabelled_names_are_listed_together_up_to_twenty() -> None:
+    error = refusal([*CATS, *DOGS, "catdog.jpg", *(f"dog_cat.{number}.jpg" for number in range(30))])
+    assert "30 ambiguous" in error.message and "1 unlabelled (catdog.jpg)" in error.message
+    assert len(error.offenders) == 20 and "catdog.jpg" in error.offenders
+
+
+@pytest.mark.parametrize(
+    ("names", "options", "said"),
+    [
+        ([], {}, "no files"),
+        (["notes.txt"], {}, "none among 1 files"),
+        (CATS, {}, "all of cat"),
+        ([*CATS, *DOGS], {"labels": ["cat", "dog", "bird"]}, "none of bird"),
+        ([*CATS, *DOGS], {"labels": ["cat"]}, "1 (cat)"),
+        ([*CATS, *DOGS], {"labels": ["cat", "CAT"]}, "2 (cat, CAT)"),
+        ([*CATS, *DOGS], {"labels": ["cat", "do\ng"]}, "'do\\ng'"),
+        ([*CATS, "dog.1.jpg"], {}, "of 1"),
+        ([*(f"train/{name}" for name in (*CATS, *DOGS)), "cat.9.jpg"], {}, "1 outside (cat.9.jpg)"),
+        ([f"{split}/{name}" for split in ("val", "test") for name in (*CATS, *DOGS)], {}, "0 in train"),
+        ([*folders("cat", "dog"), "stray.jpg"], {}, "1 unlabelled (stray.jpg)"),
+    ],
+)
+def test_what_makes_no_data_set(names: list[str], options: dict[str, object], said: str) -> None:
+    assert said in refusal(names, **options).message
+
+
+@given(st.permutations([*CATS, *DOGS, "x/readme.md"]))
+def test_the_order_of_names_does_not_matter(names: list[str]) -> None:
+    assert plan(names) == plan(sorted(names))
+
+
+def test_many_labels_are_not_looked_for_in_names() -> None:
+    """Each would be looked for in each of 100,000 names, in the service, before the uploader has an answer."""
+    labels = [f"label{number}" for number in range(1000)]
+    with pytest.raises(BadDataset, match="at most 50 labels in file names"):
+        plan([f"{label}.jpg" for label in labels], Labelling(labels=tuple(labels), rule="filename"))
+
+
+def test_what_cannot_be_told_is_left_out_by_choice_and_listed_with_its_reason() -> None:
+    found = planned([*CATS, *DOGS, "cat_dog.jpg", "1.jpg"], unlabelled="skip")
+    assert len(found.pictures) == 12
+    assert [(one.name, one.kind) for one in found.refused] == [("1.jpg", "unlabelled"), ("cat_dog.jpg", "ambiguous")]
+    assert "cat and dog" in found.refused[1].reason
+    assert [one.name for one in planned([*folders("a", "b"), "stray.jpg"], unlabelled="skip").refused] == ["stray.jpg"]
+
+
+def test_the_labels_are_in_the_order_that_was_asked_for() -> None:
+    assert planned([*CATS, *DOGS], labels=("dog", "cat")).labels == ["dog", "cat"]
+    assert planned([*CATS, *DOGS]).labels == ["cat", "dog"]
+
+
+def test_a_pattern_finds_labels_anywhere_in_a_name() -> None:
+    names = [f"shoot{number % 2}/img_{label}-{number}.jpg" for label in ("tabby", "siamese") for number in range(6)]
+    assert set(labels_of(names, rule="pattern", pattern=r"img_(?P<label>[a-z]+)-").values()) == {"tabby", "siamese"}
+    assert "1 unlabelled (other.jpg)" in refusal([*names, "other.jpg"], rule="pattern", pattern=r"img_(?P<label>[a-z]+)-").message
+    with_case = [name.replace("tabby", "TABBY") for name in names]
+    found = labels_of(with_case, rule="pattern", pattern=r"img_(?P<label>\w+)-", labels=("tabby", "siamese"))
+    assert set(found.values()) == {"tabby", "siamese"}
+
+
+@pytest.mark.parametrize(("pattern", "said"), [
+    (None, "a group named label"), ("(cat|dog)", "a group named label"), ("(?P<label>", "regular expression"),
+    (r"(?P<label>a)\1", "regular expression"),  # a backreference: no linear time
+    ("(?P<label>" + "(a{500}){500}" + ")", "regular expression"),
+])
+def test_a_pattern_that_does_not_do_is_refused(pattern: str | None, said: str) -> None:
+    assert said in refusal([*CATS, *DOGS], rule="pattern", pattern=pattern).message
+
+
+def test_a_pattern_that_would_hang_other_engines_is_answered() -> None:
+    names = [f"{'a' * 200}!{number}.jpg" for number in range(6)]
+    assert "6 unlabelled" in refusal(names, rule="pattern", pattern=r"^(?P<label>(a+)+)$").message
+
+
+MANIFEST = "path,label,split\r\n" + "".join(
+    f"photos/{label}{number}.jpg,{label},{split}\r\n" for label in ("x", "y") for number, split in enumerate(("train", "val", "TEST") * 2)
+)
+LISTED = [f"photos/{label}{number}.jpg" for label in ("x", "y") for number in range(6)]
+
+
+@pytest.mark.parametrize("root", ["", "data/"])
+@pytest.mark.parametrize("kind", ["csv", "json"])
+def test_a_manifest_says_label_and_split(kind: str, root: str) -> None:
+    rows = [dict(zip(("path", "label", "split"), line.split(","), strict=True)) for line in MANIFEST.split()[1:]]
+    text = "\ufeff" + MANIFEST if kind == "csv" else json.dumps(rows)
+    found = planned([root + name for name in (*LISTED, f"manifest.{kind}")], lambda _: text.encode())
+    assert {picture.label for picture in found.pictures} == {"x", "y"} and found.refused == []
+    assert [picture.split for picture in found.pictures[:3]] == ["train", "val", "test"]
+
+
+def test_a_manifest_without_splits_leaves_them_to_us() -> None:
+    text = "path,label\n" + "".join(f"{name},{name[7]}\n" for name in LISTED)
+    assert {picture.split for picture in planned([*LISTED, "manifest.csv"], lambda _: text.encode()).pictures} == {None}
+
+
+def test_a_picture_without_a_line_is_unlabelled() -> None:
+    error = refusal([*LISTED, "photos/z.jpg", "manifest.csv"], lambda _: MANIFEST.encode())
+    assert "1 unlabelled (photos/z.jpg)" in error.message and "no line" in error.message
+    found = planned([*LISTED, "photos/z.jpg", "manifest.csv"], lambda _: MANIFEST.encode(), unlabelled="skip")
+    assert [one.name for one in found.refused] == ["photos/z.jpg"]
+
+
+@pytest.mark.parametrize(("text", "said"), [
+    ("", "none among 0"), ("path;label\nphotos/x0.jpg;x\n", "columns path, label"),
+    (MANIFEST + "photos/none.jpg,x,train\n", "photos/none.jpg"), (MANIFEST + "../../etc/passwd,x,train\n", "../../etc/passwd"),
+    (MANIFEST + "photos/x0.jpg,y,train\n", "once each"), (MANIFEST.replace("TEST", "exam"), "'exam'"),
+    (MANIFEST.replace(",x,", ",,"), "a path and a label"), (MANIFEST.replace("x0.jpg,x,train", "x0.jpg,x,"), "as there are some"),
+    (MANIFEST + 'photos/"x', "a path and a label"), ("path,label\n" + "a" * 5000 + ",x\n", "with commas"),
+])
+def test_a_manifest_that_does_not_do_is_refused(text: str, said: str) -> None:
+    names = [*LISTED, "manifest.csv"]
+    if text:
+        assert said in refusal(names, lambda _: text.encode(), rule="manifest").message
+    else:
+        assert "12 unlabelled" in refusal(names, lambda _: b"", rule="manifest").message
+
+
+@pytest.mark.parametrize("data", [b"\xff\xfe", b"[1, 2]", b"{}", b"[[[", b"[" * 100_000])
+def test_a_json_manifest_that_is_none_is_refused(data: bytes) -> None:
+    assert "manifest" in refusal([*LISTED, "manifest.json"], lambda _: data).message
+
+
+def test_a_rule_that_needs_a_manifest_says_so() -> None:
+    assert "manifest.csv or manifest.json" in refusal([*CATS, *DOGS], lambda _: b"", rule="manifest").message
