@@ -1,10 +1,13 @@
 """Folder: a folder of this machine, read as an archive is."""
 
+import re
 from pathlib import Path
 
 from catdog.errors import BadDataset, TooLarge
 from catdog.plans import Refused
 from catdog.settings import Settings
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class Folder:
@@ -27,7 +30,9 @@ class Folder:
             if file.is_dir():
                 continue
             name = file.relative_to(self._root).as_posix()
-            if file.is_file() and file.resolve().is_relative_to(self._root):
+            if _SURROGATE.search(name):  # what os.fsdecode makes of bytes that are no text
+                self.strange.append(Refused(ascii(name)[1:-1], "not_regular", "its name is not UTF-8: rename it"))
+            elif file.is_file() and file.resolve().is_relative_to(self._root):
                 self.names.append(name)
             else:
                 self.strange.append(Refused(name, "not_regular", "not a regular file inside the folder"))

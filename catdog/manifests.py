@@ -31,11 +31,18 @@ class Row:
 
 
 def find(names: Sequence[str]) -> str | None:
-    """The manifest at the root, or in the one folder around everything."""
+    """The manifest at the root, or in the one folder around everything.
+
+    Raises:
+        BadDataset: there are two.
+    """
     roots = {name.partition("/")[0] for name in names if "/" in name}
     wrapped = len(roots) == 1 and all("/" in name for name in names)
     prefix = f"{roots.pop()}/" if wrapped else ""
-    return next((prefix + name for name in NAMES if prefix + name in names), None)
+    there = [prefix + name for name in NAMES if prefix + name in names]
+    if len(there) > 1:
+        raise BadDataset(f"Expected one manifest. Received: {' and '.join(there)}.", offenders=there, remedy="Remove one of them.")
+    return there[0] if there else None
 
 
 def rows(manifest: str, data: bytes, pictures: Sequence[str]) -> dict[str, Row]:
@@ -62,9 +69,10 @@ def rows(manifest: str, data: bytes, pictures: Sequence[str]) -> dict[str, Row]:
             found[name] = row
     for kind, paths in (("that are there", unknown), ("once each", repeated)):
         if paths:
+            shown = [_shown(path) for path in paths]
             raise BadDataset(
-                f"Expected in the manifest paths of pictures {kind}. Received: {len(paths)} others ({', '.join(paths[:5])}).",
-                offenders=paths, remedy="Correct these lines; paths are relative to the manifest, with / between folders.",
+                f"Expected in the manifest paths of pictures {kind}. Received: {len(paths)} others ({', '.join(shown[:5])}).",
+                offenders=shown, remedy="Correct these lines; paths are relative to the manifest, with / between folders.",
             )
     return found
 
@@ -94,15 +102,20 @@ def _row(fields: Mapping[str, Any], number: int) -> tuple[str, Row]:
     """A line's path, label and split."""
     if None in fields or not {"path", "label"} <= set(fields) <= {"path", "label", "split"}:
         raise BadDataset(
-            f"Expected the columns path, label and perhaps split. Received: in line {number} {', '.join(map(str, fields))[:200]}.",
+            f"Expected the columns path, label and perhaps split. Received: in line {number} {_shown(', '.join(map(str, fields)))}.",
             remedy="Begin manifest.csv with the line path,label,split.",
         )
     path, label, split = fields["path"], fields["label"], fields.get("split") or None
     if not (isinstance(path, str) and path and isinstance(label, str) and label.strip()):
-        raise BadDataset(f"Expected a path and a label in each line of the manifest. Received: in line {number} {dict(fields)!s:.200}.")
+        raise BadDataset(f"Expected a path and a label in each line of the manifest. Received: in line {number} {_shown(str(dict(fields)))}.")
     if split is not None and (not isinstance(split, str) or split.strip().casefold() not in _SPLITS):
         raise BadDataset(f"Expected train, val or test as split. Received: in line {number} of the manifest {str(split)[:64]!r}.")
     return path, Row(label.strip(), split and _SPLITS[split.strip().casefold()])
+
+
+def _shown(text: str) -> str:
+    """A stranger's text without what a terminal would obey, and not all of it."""
+    return ascii(text)[1:-1][:200]
 
 
 def _normal(path: str) -> str:

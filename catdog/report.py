@@ -94,7 +94,7 @@ def page(summary: dict[str, Any], census: Census, read: Callable[[Record], bytes
     groups = [[(place, _data_uri(read(by_name[place["name"]]))) for place in group[:SHOWN]] for group in summary["groups"][:LISTED // 10]]
     text = _template().render(
         summary=summary, findings=findings, shown=shown, kinds=kinds, groups=groups, listed=LISTED, splits=SPLITS,
-        most=max((sum(counts.values()) for counts in _by_label(summary).values()), default=1), by_label=_by_label(summary),
+        most=max(1, *(sum(counts.values()) for counts in _by_label(summary).values())), by_label=_by_label(summary),
     )
     return text.encode("utf-8", errors="xmlcharrefreplace")
 

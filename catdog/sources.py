@@ -27,7 +27,7 @@ from catdog.files import write_atomically
 from catdog.folders import Folder
 from catdog.plans import Labelling, Plan, plan
 from catdog.settings import Settings
-from catdog.staging import build, discard, publish, staged
+from catdog.staging import build, discard, keep_report, publish, staged
 
 
 def check_archive(path: Path, settings: Settings, labelling: Labelling | None = None) -> Plan:
@@ -45,7 +45,7 @@ def check_archive(path: Path, settings: Settings, labelling: Labelling | None = 
 def import_archive(
     path: Path, folder: Path, *, settings: Settings, labelling: Labelling | None = None, seed: int = 0, progress: Report = None,
 ) -> Dataset:
-    """Turn a zip into the data set in `folder`, which holds none yet; on any error nothing of it remains.
+    """Turn a zip into the data set in `folder`, which holds none yet; on any error nothing of it remains but the report of an upload.
 
     Raises:
         UnsupportedType, TooLarge, BadDataset: as check_archive, and for what its pictures turn out to be.
@@ -54,7 +54,11 @@ def import_archive(
     """
     _check_free(folder)
     with staged(folder) as staging:
-        _build_from_archive(path, staging, settings=settings, labelling=labelling, seed=seed, progress=progress)
+        try:
+            _build_from_archive(path, staging, settings=settings, labelling=labelling, seed=seed, progress=progress)
+        except BadDataset:
+            keep_report(staging, folder)
+            raise
         return publish(staging, folder)
 
 

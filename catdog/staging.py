@@ -1,4 +1,4 @@
-"""staged, discard, build, publish: a data set being made, beside the place where it will be. It is there whole, or not at all.
+"""staged, discard, build, publish, keep_report: a data set being made, beside the place where it will be. It is there whole, or not at all.
 
 Two processes may make the same data set at once, on hosts whose file locks do not see each other: one that was thought dead goes on. Both
 then move equal files to equal names, and a folder is renamed before it is deleted, so that nobody moves half of it into place.
@@ -22,6 +22,7 @@ from catdog.errors import CatdogError, Unavailable
 from catdog.files import sync_folder
 from catdog.plans import Plan
 
+_REPORTS = ("report.json", "report.html")
 FLUSH_EVERY = 256
 """Files written between two flushes: the kernel then writes many at once, and an import does not wait for the disk once a file."""
 
@@ -64,7 +65,7 @@ def build(
     copies, and pictures of train that show what val or test shows are left out and listed.
 
     Raises:
-        BadDataset: too many unreadable pictures, one picture under two labels, or too few pictures of a label.
+        BadDataset: too many unreadable pictures, one picture under two labels, or too few pictures of a label; the report is there.
     """
     (folder / "images").mkdir()
     unflushed: list[Path] = []
@@ -79,15 +80,16 @@ def build(
             _flush(unflushed)
 
     census = take(plan, read, modified, seed=seed, progress=progress, store=store, scratch=folder)
-    if census.problems:
-        raise census.problems[0]
     _flush(unflushed)
     _forget(folder, census)
-    header, lines = datasets.header_of(census.records, plan.labels, census.refused, seed=seed)
     summary = report.summarise(census, plan)
+    page = report.page(summary, census, lambda record: datasets.image_path(folder, record.sha256).read_bytes())
+    for name, content in zip(_REPORTS, (json.dumps(summary, indent=1).encode(), page), strict=True):
+        _write(folder / name, content)
+    if census.problems:
+        raise census.problems[0]
+    header, lines = datasets.header_of(census.records, plan.labels, census.refused, seed=seed)
     _write(folder / "records.jsonl", lines)
-    _write(folder / "report.json", json.dumps(summary, indent=1).encode())
-    _write(folder / "report.html", report.page(summary, census, lambda record: datasets.image_path(folder, record.sha256).read_bytes()))
     _write(folder / "dataset.json", header)
     for path in (*sorted((folder / "images").iterdir()), folder / "images", folder):
         sync_folder(path)
@@ -117,13 +119,20 @@ def publish(folder: Path, place: Path) -> Dataset:
         if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
             raise
         _merge(folder / "images", place / "images")
-    for name in ("records.jsonl", "report.json", "report.html"):
+    for name in ("records.jsonl", *_REPORTS):
         (folder / name).rename(place / name)
     sync_folder(place)
     (folder / "dataset.json").rename(place / "dataset.json")
     sync_folder(place)
     sync_folder(place.parent)
     return Dataset.open(place)
+
+
+def keep_report(folder: Path, place: Path) -> None:
+    """Of what `build` refused, move the report to `place`, where the upload lies: it says more than the refusal."""
+    for name in _REPORTS:
+        if (folder / name).exists() and place.is_dir():
+            (folder / name).rename(place / name)
 
 
 def _merge(images: Path, present: Path) -> None:

@@ -180,7 +180,7 @@ def test_a_page_instead_of_the_collection_is_thrown_away(sell: Sell, shop: Shop,
 
 def test_a_collection_above_the_limit_is_not_kept(sell: Sell, settings: Settings) -> None:
     small = settings.model_copy(update={"max_archive_bytes": 1000})
-    with pytest.raises(TooLarge):
+    with pytest.raises(TooLarge, match="download of at most 1000"):
         fetch(sell("microsoft-cats-vs-dogs"), settings.root / "in", settings=small)
     assert [path.name for path in (settings.root / "in").iterdir()] == ["microsoft-cats-vs-dogs.lock"]
 

@@ -127,6 +127,13 @@ def test_golden_pixels_of_the_modes(mode: str, colour: Any, kind: str) -> None:
     assert np.abs(np.subtract(shown, GOLDEN[mode])).max() <= (1 if kind == "JPEG" else 0), shown  # type: ignore[arg-type]
 
 
+def test_a_transparent_16_bit_grey_is_laid_over_white() -> None:
+    image = Image.new("I;16", (16, 16), 1000)
+    image.putpixel((3, 3), 1001)
+    picture = decode(encoded(image, transparency=1000))
+    assert picture.getpixel((0, 0)) == (255, 255, 255) and picture.getpixel((3, 3)) == (4, 4, 4)
+
+
 def test_an_animation_shows_its_first_frame() -> None:
     frames = [Image.new("RGB", (16, 16), colour) for colour in ("red", "blue")]
     assert decode(encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])).getpixel((8, 8)) == (255, 0, 0)
@@ -236,6 +243,17 @@ def test_center_crop_takes_the_middle_pixels_as_they_are() -> None:
     small = preprocess.pixels(Image.new("RGB", (4, 20), "red"))
     assert bars(small, (255, 0, 0)) == bars(small, FILL["center_crop"]) == 4 * 8
     assert preprocess.survives(20, 12) == 64 / 240 and preprocess.survives(4, 4) == 1
+
+
+@pytest.mark.parametrize(
+    ("geometry", "frame"),
+    [
+        ("resize_crop", (57.5, 7.5, 142.5, 92.5)), ("center_crop", (70, 20, 130, 80)), ("letterbox", (0, -50, 200, 150)),
+        ("stretch", (0, 0, 200, 100)),
+    ],
+)
+def test_what_becomes_the_square(geometry: Any, frame: tuple[float, ...]) -> None:
+    assert Preprocess(60, crop=0.85, geometry=geometry).frame(200, 100) == pytest.approx(frame)
 
 
 @given(width=st.integers(8, 300), height=st.integers(8, 300), geometry=st.sampled_from(get_args(Geometry)))

@@ -199,3 +199,12 @@ def test_a_json_manifest_that_is_none_is_refused(data: bytes) -> None:
 
 def test_a_rule_that_needs_a_manifest_says_so() -> None:
     assert "manifest.csv or manifest.json" in refusal([*CATS, *DOGS], lambda _: b"", rule="manifest").message
+
+
+def test_two_manifests_are_one_too_many() -> None:
+    assert "one manifest" in refusal([*LISTED, "manifest.csv", "manifest.json"], lambda _: MANIFEST.encode()).message
+
+
+def test_a_manifests_text_is_shown_harmlessly() -> None:
+    message = refusal([*LISTED, "manifest.csv"], lambda _: (MANIFEST + "\x1b[31m" + "a" * 900 + ",x,train\n").encode()).message
+    assert "\x1b" not in message and len(message) < 400

@@ -77,6 +77,12 @@ def test_a_data_set_carries_its_report(tmp_path: Path, settings: Settings) -> No
         report("ds_" + "0" * 32, settings=settings)
 
 
+def test_where_nothing_can_be_read_there_is_a_report_too(tmp_path: Path, settings: Settings) -> None:
+    summary, page = report(str(lay_out(tmp_path / "source", dict.fromkeys(pets(), b"nothing"))), settings=settings)
+    assert summary["verdict"] == "refused" and summary["images"] == 0 and len(summary["refused"]) == 12
+    assert b"0 pictures, 2 labels" in page
+
+
 class Reader(HTMLParser):
     """Notes every tag, and every address."""
 

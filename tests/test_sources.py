@@ -157,6 +157,14 @@ def test_links_out_of_a_folder_are_not_followed(tmp_path: Path, settings: Settin
     assert sorted(entry["name"] for entry in dataset.refused) == ["cat.77.png", "dog.88.png"] and len(dataset.records) == 12
 
 
+def test_a_name_in_another_encoding_is_listed_and_the_rest_is_imported(tmp_path: Path, settings: Settings) -> None:
+    source = lay_out(tmp_path / "source", pets())
+    (source / os.fsdecode(b"cat.caf\xe9.png")).write_bytes(picture(99))
+    dataset = import_path(source, settings=settings)
+    (listed,) = dataset.refused
+    assert listed["name"] == "cat.caf\\udce9.png" and "UTF-8" in listed["reason"] and len(dataset.records) == 12
+
+
 def test_paths_that_are_nothing(tmp_path: Path, settings: Settings) -> None:
     with pytest.raises(BadDataset, match="neither"):
         import_path(tmp_path / "nowhere", settings=settings)
@@ -231,6 +239,15 @@ def test_an_upload_is_refused(settings: Settings) -> None:
     assert sorted(path.name for path in folder.iterdir()) == ["refused.json", "request.json"]
     with pytest.raises(NotFound):
         Dataset.open(folder)
+
+
+def test_what_is_refused_for_its_pictures_keeps_its_report(settings: Settings) -> None:
+    folder = upload(settings, {**pets(), **{f"cat.9{number}.png": b"broken" for number in range(4)}})
+    accept(folder, settings)
+    assert sorted(path.name for path in folder.iterdir()) == ["refused.json", "report.html", "report.json", "request.json"]
+    report = json.loads((folder / "report.json").read_text())
+    assert report["verdict"] == "refused" and [one["kind"] for one in report["refused"]] == ["unreadable"] * 4
+    assert json.loads((folder / "refused.json").read_text())["message"] == report["findings"][0]["message"]
 
 
 def test_a_full_disk_keeps_the_upload_for_another_try(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:

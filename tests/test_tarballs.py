@@ -2,6 +2,7 @@
 
 import gzip
 import io
+import random
 import tarfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -53,6 +54,15 @@ def test_every_file_comes_over_with_its_time_and_in_its_order(tmp_path: Path, se
         assert archive.names == [f"in/{name}" for name in pets()]
         assert {archive.modified(name) for name in archive.names} == {1_700_000_000}
     assert said == sorted(said) and said[-1] == (source.stat().st_size,) * 2
+
+
+def test_the_last_that_is_told_is_the_end_also_where_something_stands_behind_the_tar(tmp_path: Path, settings: Settings) -> None:
+    """From then on the import's alarm is off: what follows is the disk's time."""
+    said: list[tuple[int, int]] = []
+    source = pack_tar(tmp_path / "a.tar.gz", pets())
+    source.write_bytes(source.read_bytes() + gzip.compress(random.Random(0).randbytes(2**20)))
+    repack(source, tmp_path / "a.zip", str, settings=settings, progress=lambda done, total: said.append((done, total)))
+    assert said[-2][0] < said[-1][0] == source.stat().st_size
 
 
 @pytest.mark.parametrize(("modified", "told"), [(0, 315_532_800), (-5, 315_532_800), (2**40, 4_354_819_198)])

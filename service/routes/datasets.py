@@ -128,7 +128,7 @@ def report(dataset_id: str, datasets: Datasets, accept: Annotated[str, Header()]
     if not path.is_file():
         raise NotFound(
             f"Expected a data set with a report. Received: {entry.id}, which is {entry.state}.",
-            remedy="Wait until it is ready; what a refused one was refused for is in the data set itself.",
+            remedy="Wait until it is ready; what was refused by its names alone is explained in the data set itself.",
         )
     return FileResponse(path, media_type=_REPORT_TYPES[kind], headers=_REPORT_HEADERS)
 

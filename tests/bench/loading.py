@@ -18,6 +18,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ import torch
 from PIL import Image
 from rich.console import Console
 from rich.table import Table
+from torch import nn
 from torch.utils.data import DataLoader
 from torchvision.io import decode_image
 from torchvision.transforms import v2
@@ -50,7 +52,7 @@ NOTE = (
 class Folder(torch.utils.data.Dataset[tuple[torch.Tensor, int]]):
     """What torchvision.datasets.ImageFolder does, for a list of files."""
 
-    def __init__(self, files: list[tuple[Path, int]], load: Callable[[Path], Any], transform: Callable[[Any], torch.Tensor]) -> None:
+    def __init__(self, files: list[tuple[Path, int]], load: Callable[[Path], Any], transform: nn.Module) -> None:
         self._files, self._load, self._transform = files, load, transform
 
     def __len__(self) -> int:
@@ -58,7 +60,8 @@ class Folder(torch.utils.data.Dataset[tuple[torch.Tensor, int]]):
 
     def __getitem__(self, position: int) -> tuple[torch.Tensor, int]:
         path, target = self._files[position]
-        return self._transform(self._load(path)), target
+        image: torch.Tensor = self._transform(self._load(path))
+        return image, target
 
 
 def pil(path: Path) -> Image.Image:
@@ -72,24 +75,30 @@ def tensor(path: Path) -> torch.Tensor:
     return decode_image(str(path), mode="RGB")
 
 
-def preset(*to_tensor: Any) -> Callable[[Any], torch.Tensor]:
+def preset(*to_tensor: nn.Module) -> nn.Module:
     """The documentation's transforms for training a classifier."""
-    return v2.Compose([
+    transforms: nn.Module = v2.Compose([
         v2.RandomResizedCrop(size=(SIDE, SIDE), antialias=True), v2.RandomHorizontalFlip(p=0.5), *to_tensor,
         v2.ToDtype(torch.float32, scale=True), v2.Normalize(mean=[0.485, 0.456, 0.406], std=[0.229, 0.224, 0.225]),
     ])
+    return transforms
 
 
 def torchvision_pipelines(files: list[tuple[Path, int]], threads: int) -> dict[str, Callable[[int], int]]:
     """An epoch of each, by name."""
-    pipelines = {}
+    pipelines: dict[str, Callable[[int], int]] = {}
     for kind, load, transform in (("PIL", pil, preset(v2.ToImage())), ("tensors", tensor, preset())):
         for workers in (0, threads):
             loader = DataLoader(
                 Folder(files, load, transform), batch_size=BATCH, shuffle=True, num_workers=workers, persistent_workers=workers > 0,
             )
-            pipelines[f"torchvision, {kind}, num_workers {workers}"] = lambda _epoch, loader=loader: sum(len(target) for _, target in loader)
+            pipelines[f"torchvision, {kind}, num_workers {workers}"] = partial(theirs, loader)
     return pipelines
+
+
+def theirs(loader: DataLoader[tuple[torch.Tensor, int]], _epoch: int) -> int:
+    """An epoch of a DataLoader."""
+    return sum(len(target) for _, target in loader)
 
 
 def ours(dataset: Dataset, records: list[Record], cache: Cache, augment: str, threads: int) -> Callable[[int], int]:
