@@ -102,12 +102,12 @@ def _row(fields: Mapping[str, Any], number: int) -> tuple[str, Row]:
     """A line's path, label and split."""
     if None in fields or not {"path", "label"} <= set(fields) <= {"path", "label", "split"}:
         raise BadDataset(
-            f"Expected the columns path, label and perhaps split. Received: in line {number} {_shown(', '.join(map(str, fields)))}.",
+            f"Expected the columns path, label and perhaps split. Received: line {number} {_shown(', '.join(map(str, fields)))}.",
             remedy="Begin manifest.csv with the line path,label,split.",
         )
     path, label, split = fields["path"], fields["label"], fields.get("split") or None
     if not (isinstance(path, str) and path and isinstance(label, str) and label.strip()):
-        raise BadDataset(f"Expected a path and a label in each line of the manifest. Received: in line {number} {_shown(str(dict(fields)))}.")
+        raise BadDataset(f"Expected a path and a label in each line of a manifest. Received: line {number} {_shown(str(dict(fields)))}.")
     if split is not None and (not isinstance(split, str) or split.strip().casefold() not in _SPLITS):
         raise BadDataset(f"Expected train, val or test as split. Received: in line {number} of the manifest {str(split)[:64]!r}.")
     return path, Row(label.strip(), split and _SPLITS[split.strip().casefold()])

@@ -182,6 +182,14 @@ def test_a_cache_that_is_full_of_what_the_run_uses_is_said(drawn: Dataset, tmp_p
         fill(drawn, cache, replace(PREPROCESS, resize="bilinear"), "none")
 
 
+def test_what_is_made_otherwise_lies_beside(drawn: Dataset, tmp_path: Path) -> None:
+    cache, wanted = Cache(tmp_path, 10**8), [(PREPROCESS, augment) for augment in ("none", "light", "default", "strong")]
+    wanted += [(Preprocess(32, geometry="stretch"), "none"), (Preprocess(32, crop=0.5), "light")]
+    for preprocess, augment in wanted:
+        assert fill(drawn, cache, preprocess, augment)
+    assert all(fill(drawn, cache, preprocess, augment) == [] for preprocess, augment in wanted)
+
+
 def test_a_damaged_cache_is_filled_anew(drawn: Dataset, tmp_path: Path) -> None:
     cache, records = Cache(tmp_path, 10**7), drawn.split("train")
     fill(drawn, cache, PREPROCESS, "none")

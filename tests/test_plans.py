@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -18,15 +19,15 @@ def folders(*names: str) -> list[str]:
     return [f"{name}/{number}.jpg" for name in names for number in range(6)]
 
 
-def planned(names: list[str], read: Callable[[str], bytes] | None = None, **options: object) -> Plan:
-    return plan(names, Labelling(**options), read)  # type: ignore[arg-type]
+def planned(names: list[str], read: Callable[[str], bytes] | None = None, **options: Any) -> Plan:
+    return plan(names, Labelling(**options), read)
 
 
-def labels_of(names: list[str], **options: object) -> dict[str, str]:
+def labels_of(names: list[str], **options: Any) -> dict[str, str]:
     return {picture.name: picture.label for picture in planned(names, **options).pictures}
 
 
-def refusal(names: list[str], read: Callable[[str], bytes] | None = None, **options: object) -> BadDataset:
+def refusal(names: list[str], read: Callable[[str], bytes] | None = None, **options: Any) -> BadDataset:
     with pytest.raises(BadDataset) as caught:
         planned(names, read, **options)
     assert "Expected" in caught.value.message and "Received: " in caught.value.message
@@ -97,7 +98,7 @@ def test_ambiguous_and_unlabelled_names_are_listed_together_up_to_twenty() -> No
         ([*folders("cat", "dog"), "stray.jpg"], {}, "1 unlabelled (stray.jpg)"),
     ],
 )
-def test_what_makes_no_data_set(names: list[str], options: dict[str, object], said: str) -> None:
+def test_what_makes_no_data_set(names: list[str], options: dict[str, Any], said: str) -> None:
     assert said in refusal(names, **options).message
 
 

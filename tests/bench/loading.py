@@ -72,7 +72,8 @@ def pil(path: Path) -> Image.Image:
 
 def tensor(path: Path) -> torch.Tensor:
     """What the documentation of transforms v2 begins with."""
-    return decode_image(str(path), mode="RGB")
+    image: torch.Tensor = decode_image(str(path), mode="RGB")
+    return image
 
 
 def preset(*to_tensor: nn.Module) -> nn.Module:
