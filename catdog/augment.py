@@ -189,12 +189,13 @@ class Augmentation:
         """The picture of width x height, of which a draft is given, as the look shows it: (S, S, 3)."""
         side, fill = self.preprocess.image_size, FILL.get(self.preprocess.geometry)
         # Bars continue as bars; where there are none, a view that reaches over the edge sees the picture mirrored there.
+        # OpenCV warps four channels in half the time of three, and adding and dropping the fourth costs next to nothing.
         view: Any = cv2.warpAffine(
-            draft, self._matrix(width, height, look), (side, side), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
+            cv2.cvtColor(draft, cv2.COLOR_RGB2RGBA), self._matrix(width, height, look), (side, side),
+            flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
             borderMode=cv2.BORDER_REFLECT_101 if fill is None else cv2.BORDER_CONSTANT, borderValue=fill or (),
         )
-        # One matrix for all of light and colour: three fifths of the time of cv2.LUT with a table for each channel, and it can mix them.
-        view = cv2.transform(view, look.light())
+        view = cv2.transform(cv2.cvtColor(view, cv2.COLOR_RGBA2RGB), look.light())
         if look.noise:
             view = cv2.addWeighted(view, 1, _grain(look.grain, view.shape), 2 * look.noise / 255, -look.noise)
         if look.erased is not None:
