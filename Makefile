@@ -9,7 +9,7 @@ INSTALLED := $(VENV)/installed
 demo: $(INSTALLED)  ## train on photographs by HTTP and ask about ten that no training saw; DEMO_DATA=FOLDER gives it yours
 	$(BIN)/catdog demo $(if $(DEMO_DATA),--data "$(DEMO_DATA)")
 
-test: $(INSTALLED)  ## all tests that take less than ten minutes together
+test: $(INSTALLED)  ## all tests that take less than fifteen minutes together
 	$(BIN)/pytest -m "not long and not gpu and not containers"
 
 test-long: $(INSTALLED)  ## the rest: minutes each
@@ -59,15 +59,17 @@ up: $(INSTALLED)  ## the service, a worker and a Redis on this machine
 clean:  ## remove the virtual environment
 	rm -rf $(VENV)
 
+# Without compiling 5 GB of Python files, of which few are ever imported: the first import of one does it.
+PIP := $(BIN)/pip install --quiet --no-deps --no-compile
 $(INSTALLED): requirements/full.txt requirements/torch.txt pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	@echo "installing (5.4 GB, about three minutes; TORCH_INDEX=URL takes a smaller torch from an index you name)"
-	$(BIN)/pip install --quiet --no-deps --require-hashes -r requirements/full.txt
+	$(PIP) --require-hashes -r requirements/full.txt
 ifdef TORCH_INDEX
 	@echo "TORCH_INDEX is set: torch and torchvision of the locked versions come from $(TORCH_INDEX), without their hashes"
-	$(BIN)/pip install --quiet --no-deps --index-url $(TORCH_INDEX) $$(grep -oE '^torch(vision)?==[^ ]+' requirements/torch.txt)
+	$(PIP) --index-url $(TORCH_INDEX) $$(grep -oE '^torch(vision)?==[^ ]+' requirements/torch.txt)
 else
-	$(BIN)/pip install --quiet --no-deps --require-hashes -r requirements/torch.txt
+	$(PIP) --require-hashes -r requirements/torch.txt
 endif
-	$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
+	$(PIP) --no-build-isolation --editable .
 	touch $@

@@ -515,7 +515,7 @@ def test_rivals(engine: Engine) -> None:
     if engine.dialect.name == "sqlite":
         hooks.listen(engine, "connect", lambda raw, _: raw.execute("PRAGMA synchronous = OFF"))  # quick; no power fails here
     effort = settings(
-        max_examples=25 if engine.dialect.name == "sqlite" else 10, stateful_step_count=40, deadline=None,
+        max_examples=15 if engine.dialect.name == "sqlite" else 10, stateful_step_count=40, deadline=None,
         suppress_health_check=[HealthCheck.too_slow],
         phases=[Phase.reuse, Phase.generate],  # shrinking takes minutes, and 40 steps can be read
     )
