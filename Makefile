@@ -4,6 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
 
+# A recipe that was cut off leaves no empty secret that counts as made.
+.DELETE_ON_ERROR:
+
 .PHONY: demo test test-long containers-test secrets check lint lock up clean
 
 demo: $(INSTALLED)  ## train on photographs by HTTP and ask about ten that no training saw; DEMO_DATA=FOLDER gives it yours

@@ -4,7 +4,6 @@ Exit codes: 0 done, 1 a run failed, 2 wrong input or settings (one line says wha
 75 stopped with everything on disk, 76 the device failed, 130 Ctrl-C.
 """
 
-import contextlib
 import json
 import logging
 import math
@@ -16,7 +15,6 @@ import signal
 import sys
 import time
 from dataclasses import asdict
-from importlib import metadata
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -556,11 +554,10 @@ def system(
 
 def _versions() -> dict[str, str]:
     """Of what decides how a network trains and answers; the service has no torch."""
+    from catdog.machine import versions
+
     found = {"catdog": __version__, "python": platform.python_version()}
-    for distribution in ("torch", "torchvision", "onnxruntime", "onnxruntime-gpu"):
-        with contextlib.suppress(metadata.PackageNotFoundError):
-            found[distribution] = metadata.version(distribution)
-    return found
+    return found | versions("torch", "torchvision", "onnxruntime", "onnxruntime-gpu")
 
 
 @app.command()

@@ -213,6 +213,13 @@ def providers(device: str) -> list[str | tuple[str, dict[str, str]]]:
     return [(gpu, {"use_tf32": "0"}), "CPUExecutionProvider"]
 
 
+def lack_of_sessions(device: Device) -> str:
+    """Why a run on this device has its frozen backbone on another one; empty when it has not."""
+    if device.name != "cuda" or providers("cuda") != providers("cpu"):
+        return ""
+    return "The frozen backbone is run on the CPU: the ONNX Runtime that is installed here knows no GPU. The head trains on the GPU."
+
+
 def shortfalls(settings: Settings, *, root: Path = Path("/")) -> list[str]:
     """What a service of this machine lacks to predict as it is set up to."""
     if settings.device != "cuda" or is_visible(root):

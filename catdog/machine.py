@@ -1,12 +1,14 @@
-"""Machine, Problem, problems, shared_memory_needed: what this machine, or the container, gives a run, and what is too little. No torch.
+"""Machine, Problem, problems, shared_memory_needed, versions: what this machine or container gives a run, and what is too little. No torch.
 
 A container's CPUs and memory are its cgroup's, of version 1 or 2; inside one, its own cgroup lies at the root of the tree.
 """
 
+import contextlib
 import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
@@ -95,6 +97,15 @@ def shared_memory_needed(*, batch_size: int, image_size: int, processes: int, pr
     catdog's loaders are threads (LOADER_PROCESSES is 0), so it needs none and the 64 MiB of a plain container are plenty.
     """
     return processes * prefetch * batch_size * image_size * image_size * 3
+
+
+def versions(*distributions: str) -> dict[str, str]:
+    """Of those distributions that are installed here: an image for a GPU has onnxruntime-gpu in place of onnxruntime."""
+    found = {}
+    for distribution in distributions:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[distribution] = metadata.version(distribution)
+    return found
 
 
 def free_disk(folder: Path) -> int:

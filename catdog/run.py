@@ -164,6 +164,8 @@ def _check_fingerprint(folder: Path, dataset: Dataset) -> None:
 def features(prepared: Prepared) -> Iterator[Progress]:
     """The phase `features`: of train and val everything that no epoch needs to compute again."""
     if prepared.frozen:
+        if lack := device.lack_of_sessions(prepared.device):
+            yield Progress("warning", phase="features", message=lack)
         yield from compute_features(prepared, "train", "val", phase="features")
     elif not (prepared.folder / "metrics.json").exists():  # else no epoch is to come
         try:

@@ -54,7 +54,7 @@ class Settings(BaseSettings):
     stop_grace_seconds: float = Field(20.0, gt=0, description="From SIGTERM to SIGKILL of a run.")
     idle_limit_seconds: float = Field(60.0, gt=0, description="A worker that claims nothing for so long while jobs wait restarts.")
     time_limit_seconds: float = Field(86_400.0, gt=0, description="The longest a run may take on this machine.")
-    decoders: int = Field(0, ge=0, description="Processes that decode uploaded pictures; 0 means one per core.")
+    decoders: int = Field(0, ge=0, description="Processes that decode uploaded pictures; 0 means one per core, 16 at most.")
     decode_seconds: float = Field(5.0, gt=0, description="A picture that takes longer to decode is refused.")
     max_image_bytes: int = Field(20 * 2**20, gt=0, description="The largest picture accepted, in bytes.")
     max_json_bytes: int = Field(64 * 2**10, gt=0, description="The largest JSON body accepted, in bytes.")

@@ -50,9 +50,11 @@ def staged(beside: Path) -> Iterator[Path]:
 
 def discard(folder: Path) -> None:
     """Delete a folder that somebody may still be at work on: whatever they do next with a path in it fails."""
-    away = folder.with_name(f"{folder.name}.discarded-{secrets.token_hex(4)}")
-    with contextlib.suppress(OSError):
-        folder.rename(away)
+    away = folder
+    if ".discarded-" not in folder.name:
+        away = folder.with_name(f"{folder.name}.discarded-{secrets.token_hex(4)}")
+        with contextlib.suppress(OSError):
+            folder.rename(away)
     shutil.rmtree(away, ignore_errors=True)
 
 

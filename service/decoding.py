@@ -46,13 +46,17 @@ class _Refusal:
         return error
 
 
+MAX_DECODERS = 16
+"""Unless CATDOG_DECODERS says another number: each takes some 40 MB, and the network does not answer faster than so many decode."""
+
+
 class Decoders:
     """The pool of decoding processes."""
 
     def __init__(self, settings: "Settings") -> None:
         from catdog import device  # not for the decoding processes: it brings pydantic
 
-        self._processes = settings.decoders or device.cores()
+        self._processes = settings.decoders or min(device.cores(), MAX_DECODERS)
         self._timeout_seconds = settings.decode_seconds
         self._waiting = 0
         self._pool: ProcessPool | None = None

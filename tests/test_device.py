@@ -152,3 +152,9 @@ def test_the_random_generators_come_back() -> None:
     first = torch.rand(5)
     device.restore_random_state(state)
     assert torch.equal(first, torch.rand(5))
+
+
+def test_a_gpu_run_whose_backbone_is_left_to_the_cpu_says_so() -> None:
+    assert device.lack_of_sessions(device.Device("cpu", "", 1)) == ""
+    if device.providers("cuda") == device.providers("cpu"):
+        assert "backbone is run on the CPU" in device.lack_of_sessions(device.Device("cuda", "", 1))

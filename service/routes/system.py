@@ -2,7 +2,6 @@
 
 import platform
 import sys
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ from fastapi import APIRouter
 
 from catdog import __version__, device
 from catdog.images import FORMATS, MAX_PIXELS, MAX_SIDE, MIN_SIDE
+from catdog.machine import versions
 from catdog.settings import Settings
 from service.parts import AllParts
 from service.publisher import QueueState
@@ -22,10 +22,10 @@ def system(parts: AllParts) -> dict[str, Any]:
     """What this machine has, takes and lacks."""
     settings = parts.settings
     return {
-        "versions": {"catdog": __version__, "python": platform.python_version()} | {
-            name: version(name) for name in ("fastapi", "uvicorn", "celery", "sqlalchemy", "onnxruntime", "pillow", "numpy")
-        },
-        "devices": {"cores": device.cores(), "gpus": _gpus(), "inference": _providers(), "runs": settings.device},
+        "versions": {"catdog": __version__, "python": platform.python_version()} | versions(
+            "fastapi", "uvicorn", "celery", "sqlalchemy", "onnxruntime", "onnxruntime-gpu", "pillow", "numpy",
+        ),
+        "devices": {"cores": device.cores(), "gpus": _gpus(), "inference": _providers(settings), "runs": settings.device},
         "formats": {"pictures": list(FORMATS), "archives": ["zip"]},
         "limits": {
             "image_bytes": settings.max_image_bytes,
@@ -48,9 +48,9 @@ def system(parts: AllParts) -> dict[str, Any]:
     }
 
 
-def _providers() -> list[str]:
+def _providers(settings: Settings) -> list[str]:
     """What ONNX Runtime computes predictions on, best first."""
-    return [provider if isinstance(provider, str) else provider[0] for provider in device.providers("auto")]
+    return [provider if isinstance(provider, str) else provider[0] for provider in device.providers(settings.device)]
 
 
 def _gpus() -> list[str]:
