@@ -177,13 +177,14 @@ def features(prepared: Prepared) -> Iterator[Progress]:
 
 def compute_features(prepared: Prepared, *splits: str, phase: str) -> Iterator[Progress]:
     """Export the frozen backbone, unless an earlier attempt has, and run it once over each split."""
+    for split in splits:
+        prepared.guard.admit(split)
     folder = prepared.folder / "features"
     folder.mkdir(exist_ok=True)
     graph = folder / "backbone.onnx"
     if not graph.exists():
         export.to_onnx(prepared.classifier, graph, image_size=prepared.config.image_size)
     for split in splits:
-        prepared.guard.admit(split)
         path = folder / f"{split}.safetensors"
         if not path.exists():
             yield from loaders.compute_features(

@@ -132,6 +132,8 @@ def test_a_batch_of_the_test_split_before_testing_is_refused_whoever_asks(other:
             loop.evaluate(prepared.network, test, loss=loss, device="cpu", batch_size=2)
         with pytest.raises(TestSplitTouched):
             list(run.fill_cache(prepared, "test"))
+        with pytest.raises(TestSplitTouched):
+            list(run.compute_features(prepared, "val", "test", phase=phase))
     mistaken = loop.train(prepared.network, train, test, prepared.config, labels=2, device="cpu", folder=tmp_path / "checkpoints")
     with pytest.raises(TestSplitTouched):  # a run that chose its best epoch by the test split
         list(mistaken)
