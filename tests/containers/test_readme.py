@@ -8,7 +8,7 @@ from pathlib import Path
 from tests.containers.conftest import locked_torch
 from tests.containers.engine import ROOT, Engine, wheel_index
 
-CPU, *_ = re.findall(r"^```bash\n(.*?)^```", (ROOT / "README.md").read_text(), re.DOTALL | re.MULTILINE)
+(CPU,) = re.findall(r"^\*\*CPU\*\*\n\n```bash\n(.*?)^```", (ROOT / "README.md").read_text(), re.DOTALL | re.MULTILINE)
 TREE = ("catdog", "service", "worker", "requirements", "docker", "compose.yaml", "Makefile")
 
 
