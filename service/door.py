@@ -5,6 +5,8 @@
 Not here: how long a client may take to send (uvicorn has no such limit; beyond loopback put a proxy with time-outs in front).
 """
 
+import asyncio
+import contextlib
 import hashlib
 import hmac
 import json
@@ -28,6 +30,9 @@ OPEN_PATHS = ("/health/live",)
 """What answers without a token: whether the process is alive, and nothing else."""
 MULTIPART_BYTES = 64 * 2**10
 """What a form may add around its picture."""
+LINGER_SECONDS = 5
+"""So long is what a refused client still sends taken and thrown away. A socket that is closed with bytes unread is reset, and the reset
+takes the answer from a client that first sends and then reads: most do (nginx has lingering_close for the same)."""
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _HEADERS = {
@@ -145,9 +150,22 @@ class _Visit:
                 headers.setdefault(name, value)
             if self._path.startswith("/v1/"):
                 headers.setdefault("Cache-Control", "no-store")
-            if self._body_left and message["status"] >= 400:
+            if self._refuses_body():
                 headers["Connection"] = "close"
+        elif self._refuses_body() and not message.get("more_body", False):
+            await self._send({**message, "more_body": True})
+            await self._linger()
+            message = {"type": "http.response.body", "body": b""}
         await self._send(message)
+
+    def _refuses_body(self) -> bool:
+        return self._body_left and self.status is not None and self.status >= 400
+
+    async def _linger(self) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LINGER_SECONDS):
+                while (await self._receive()).get("more_body", False):
+                    pass
 
     def log_end(self) -> None:
         """One line for the access log."""

@@ -1,6 +1,7 @@
 """service/door.py: Host, token, body limits, the headers on the way out."""
 
 import contextlib
+import re
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from catdog.settings import Settings
+from service import door
 from service.door import MULTIPART_BYTES
 from tests.serving import Service, is_problem, picture, publish
 
@@ -15,13 +17,12 @@ pytest_plugins = ("tests.service_fixtures",)
 
 
 def converse(service: Service, request: bytes) -> bytes:
-    """Send bytes as they are and read until the service closes the connection."""
-    with socket.create_connection(("127.0.0.1", service.port), timeout=20) as connection:
+    """Send bytes as they are and read one answer."""
+    with socket.create_connection(("127.0.0.1", service.port), timeout=20) as connection, connection.makefile("rb") as answer:
         connection.sendall(request)
-        answer = b""
-        while received := connection.recv(65536):
-            answer += received
-        return answer
+        head = b"".join(iter(answer.readline, b"\r\n"))
+        length = re.search(rb"content-length: (\d+)", head, re.IGNORECASE)
+        return head + answer.read(int(length[1]) if length else -1)
 
 
 @pytest.mark.parametrize(("host", "status"), [
@@ -81,6 +82,22 @@ def test_a_body_that_says_it_is_too_long_is_refused_before_it_is_sent(shared_ser
     answer = converse(shared_service, head.encode())
     assert answer.startswith(b"HTTP/1.1 413") and b"application/problem+json" in answer
     assert f'"limit":{limits[limit]}'.encode() in answer
+
+
+def test_who_sends_all_before_reading_hears_the_refusal(shared_service: Service) -> None:
+    # More than the kernel's buffers on the way hold: who hangs up on the rest breaks the sending.
+    body = bytes(32 * 2**20)
+    head = f"POST /v1/jobs HTTP/1.1\r\nHost: localhost\r\nContent-Type: text/plain\r\nContent-Length: {len(body)}\r\n\r\n"
+    assert converse(shared_service, head.encode() + body).startswith(b"HTTP/1.1 413")
+
+
+def test_a_refused_client_that_sends_for_ever_is_let_go(shared_service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(door, "LINGER_SECONDS", 0.2)
+    head = b"POST /v1/jobs HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\nContent-Type: text/plain\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", shared_service.port), timeout=20) as connection, pytest.raises(ConnectionError):
+        connection.sendall(head)
+        while True:
+            connection.sendall(b"10000\r\n" + bytes(2**16) + b"\r\n")
 
 
 @pytest.mark.parametrize(("path", "kind"), [

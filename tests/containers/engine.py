@@ -144,7 +144,7 @@ class Project(Caller):
         for name in ("compose.yaml", "docker", "Makefile"):
             (self.tree / name).symlink_to(ROOT / name) if name == "Makefile" else self._copy(name)
         subprocess.run(["make", "--silent", "secrets"], cwd=self.tree, check=True)
-        self._token = (self.tree / "secrets" / "catdog_token").read_text()
+        self.token = (self.tree / "secrets" / "catdog_token").read_text()
         return self
 
     def _copy(self, name: str) -> None:
@@ -176,7 +176,7 @@ class Project(Caller):
 
     def _call(self) -> None:
         self.client.close()
-        headers = {"Authorization": f"Bearer {self._token}"}
+        headers = {"Authorization": f"Bearer {self.token}"}
         self.client = httpx.Client(base_url=self.address(*self._entry), headers=headers, timeout=120, trust_env=False)
 
     def _healthy(self) -> bool:
