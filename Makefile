@@ -13,7 +13,7 @@ demo: $(INSTALLED)  ## train on photographs by HTTP and ask about ten that no tr
 	$(BIN)/catdog demo $(if $(DEMO_DATA),--data "$(DEMO_DATA)")
 
 test: $(INSTALLED)  ## all tests that take less than fifteen minutes together
-	$(BIN)/pytest -m "not long and not gpu and not containers"
+	$(BIN)/pytest -n 2 --dist loadfile -m "not long and not gpu and not containers"
 
 test-long: $(INSTALLED)  ## the rest: minutes each
 	$(BIN)/pytest -m "long and not containers"
