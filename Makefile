@@ -29,15 +29,16 @@ lint: $(INSTALLED)  ## mend what ruff can mend
 	$(BIN)/ruff check --fix
 
 lock: $(INSTALLED)  ## write the locks anew from pyproject.toml; no registry address goes into them
-	$(BIN)/uv pip compile -q --upgrade pyproject.toml $(LOCK) --extra train --extra embedded --extra test -o $(VENV)/full.txt
+	$(BIN)/uv pip compile -q --upgrade pyproject.toml $(LOCK) --extra train --extra track --extra embedded --extra test -o $(VENV)/full.txt
 	$(BIN)/uv pip compile -q pyproject.toml $(LOCK) -c $(VENV)/full.txt --extra train -o $(VENV)/worker.txt
-	$(BIN)/uv pip compile -q pyproject.toml $(LOCK) -c $(VENV)/full.txt -o requirements/service-cpu.txt
-	$(BIN)/uv pip compile -q --upgrade pyproject.toml $(LOCK) -c $(VENV)/full.txt --extra cuda --no-emit-package onnxruntime -o requirements/service-cuda.txt
+	$(BIN)/uv pip compile -q pyproject.toml $(LOCK) -c $(VENV)/full.txt $(NO_SCIPY) -o requirements/service-cpu.txt
+	$(BIN)/uv pip compile -q --upgrade pyproject.toml $(LOCK) -c $(VENV)/full.txt --extra cuda --no-emit-package onnxruntime $(NO_SCIPY) -o requirements/service-cuda.txt
 	$(BIN)/uv pip compile -q --upgrade --group pyproject.toml:sbom $(LOCK) -o requirements/sbom.txt
 	awk '$(TORCH_PARTS) torch' $(VENV)/full.txt > requirements/torch.txt
 	awk '$(TORCH_PARTS) !torch' $(VENV)/full.txt > requirements/full.txt
 	awk '$(TORCH_PARTS) !torch' $(VENV)/worker.txt > requirements/worker.txt
 LOCK := --generate-hashes --no-emit-index-url --no-header --no-annotate --python-version 3.11
+NO_SCIPY := --no-emit-package scipy  # ImageHash's, for hashes that the service does not ask for
 # Torch and the compiled parts of its ordinary build have a lock of their own: with TORCH_INDEX they come from that index instead.
 TORCH_PARTS := /^[a-z0-9]/ { torch = /^(torch|torchvision|triton|nvidia-[^=]*|cuda-[^=]*)==/ }
 
