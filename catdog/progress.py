@@ -28,13 +28,22 @@ class Progress:
     """What `step` will be at the end of the phase."""
     train_loss: float | None = None
     train_accuracy: float | None = None
+    """While training: with dropout and varied pictures, and over an epoch in which the network changes. Not comparable with val's."""
+    train_eval_loss: float | None = None
+    """Of a fixed part of train, measured exactly as val is: comparable. Above it lies what the network has only learnt by heart."""
+    train_eval_accuracy: float | None = None
     val_loss: float | None = None
     val_accuracy: float | None = None
     val_balanced_accuracy: float | None = None
+    val_auroc: float | None = None
+    val_ece: float | None = None
+    val_brier: float | None = None
     val_precision: list[float] | None = None
     """By label, in the order of the network's outputs, as are recall and F1."""
     val_recall: list[float] | None = None
     val_f1: list[float] | None = None
+    best_epoch: int | None = None
+    """The best epoch so far, by the config's best_by."""
     learning_rate: float | None = None
     images_per_second: float | None = None
     eta_seconds: float | None = None
