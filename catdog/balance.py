@@ -43,8 +43,17 @@ def check(config: TrainConfig, counts: Mapping[str, Mapping[str, int]]) -> None:
     Fewer than asked for would be used silently otherwise, and the run would not be the one that its config describes.
 
     Raises:
-        BadConfig: n_train, n_val or n_test is more than the split has, or less than one picture of each label.
+        BadConfig: n_train, n_val or n_test is more than the split has, or less than one picture of each label; or a batch is larger than
+            what is trained on.
     """
+    images = sum(counts["train"].values()) if config.n_train is None else config.n_train
+    if config.balance == "downsample" and config.n_train is None:
+        images = min(counts["train"].values()) * len(counts["train"])
+    if config.batch_size is not None and config.batch_size > images:
+        raise BadConfig(
+            f"batch_size: expected at most the {images} pictures that are trained on. Received: {config.batch_size}.",
+            field="batch_size", remedy=f"Set batch_size to {images} or less, or leave it out.",
+        )
     for split, by_label in counts.items():
         wanted, field, there = _wanted(config, split), f"n_{split}", sum(by_label.values())
         if wanted is not None and wanted > there:

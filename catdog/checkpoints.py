@@ -2,6 +2,7 @@
 
     runs/<job>/checkpoints/<fence>/step-0000400/
         weights.safetensors     the network
+        average.safetensors     their moving average, where the run keeps one: then it is what is measured and published
         optimizer.safetensors   the optimiser's moments and the random generators
         state.json              where the loop is, and the best epoch so far
         MANIFEST.json           sha256 of each of them, written last: a step without a valid one does not exist
@@ -18,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -42,25 +44,31 @@ class Checkpoint:
         return int(self.state["step"])
 
     def weights(self) -> dict[str, Tensor]:
-        """The network's state dict, on the CPU."""
-        return load_file(self.folder / "weights.safetensors")
+        """The state dict of what was measured, on the CPU: the network's, or that of its average."""
+        average = self.folder / "average.safetensors"
+        return load_file(average if average.exists() else self.folder / "weights.safetensors")
 
 
-def save(folder: Path, *, fence: int, network: nn.Module, optimizer: Optimizer, state: dict[str, Any]) -> Path:
+def save(
+    folder: Path, *, fence: int, network: nn.Module, optimizer: Optimizer, state: dict[str, Any], average: nn.Module | None = None,
+) -> Path:
     """Write a checkpoint under `folder`; returns its path once it is durable. state["step"] names it."""
     path = folder / str(fence) / f"step-{state['step']:07d}"
     if path.exists():
         shutil.rmtree(path)
     path.mkdir(parents=True)
     save_file(_contiguous(network.state_dict()), path / "weights.safetensors")
+    if average is not None:
+        save_file(_contiguous(average.state_dict()), path / "average.safetensors")
     save_file(_contiguous(_optimizer_tensors(optimizer)), path / "optimizer.safetensors")
     (path / "state.json").write_text(json.dumps(state, indent=1))
-    for name in _FILES:
-        share_as_folder(path / name)
-        with (path / name).open("rb") as file:
+    files = sorted(path.iterdir())
+    for one in files:
+        share_as_folder(one)
+        with one.open("rb") as file:
             os.fsync(file.fileno())
     with write_atomically(path / "MANIFEST.json") as unfinished:
-        unfinished.write_text(json.dumps({name: sha256_of(path / name) for name in _FILES}, indent=1))
+        unfinished.write_text(json.dumps({one.name: sha256_of(one) for one in files}, indent=1))
     sync_folder(path.parent)
     return path
 
@@ -73,7 +81,7 @@ def load(path: Path) -> Checkpoint:
     """
     try:
         manifest = json.loads((path / "MANIFEST.json").read_text())
-        changed = [name for name in _FILES if manifest[name] != sha256_of(path / name)]
+        changed = [name for name in {*_FILES, *manifest} if manifest[name] != sha256_of(path / name)]
         if changed:
             raise CorruptCheckpoint(f"Expected the files the manifest describes. Received: {path.name} with {', '.join(changed)} changed.")
         return Checkpoint(path, json.loads((path / "state.json").read_text()))
@@ -112,15 +120,21 @@ def keep(folder: Path, steps: Iterable[int], *, fence: int) -> None:
             shutil.rmtree(path)
 
 
-def restore(checkpoint: Checkpoint, *, network: nn.Module, optimizer: Optimizer) -> None:
-    """Put a checkpoint back into network, optimizer and random generators."""
-    network.load_state_dict(checkpoint.weights())
+def restore(checkpoint: Checkpoint, *, network: nn.Module, optimizer: Optimizer, average: nn.Module | None = None) -> None:
+    """Put a checkpoint back into network, average, optimizer and random generators."""
+    network.load_state_dict(load_file(checkpoint.folder / "weights.safetensors"))
+    if average is not None:
+        average.load_state_dict(checkpoint.weights())
     tensors = load_file(checkpoint.folder / "optimizer.safetensors")
     device.restore_random_state({name: tensors.pop(name) for name in list(tensors) if name.startswith("random.")})
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     moments: dict[int, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
         position, moment = name.split(".", 1)
-        moments.setdefault(int(position), {})[moment] = tensor
+        parameter = parameters[int(position)]
+        # A moment lies in memory as its parameter does (channels last): the fused optimizers go through both in step.
+        lying = torch.empty_like(parameter, dtype=tensor.dtype).copy_(tensor) if tensor.shape == parameter.shape else tensor
+        moments.setdefault(int(position), {})[moment] = lying
     optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
@@ -136,7 +150,9 @@ def _fence(path: Path) -> int:
 
 def _optimizer_tensors(optimizer: Optimizer) -> dict[str, Tensor]:
     state = optimizer.state_dict()["state"]
-    tensors = {f"{position}.{moment}": value for position, moments in state.items() for moment, value in moments.items()}
+    tensors = {
+        f"{position}.{moment}": value for position, moments in state.items() for moment, value in moments.items() if value is not None
+    }
     return tensors | device.random_state()
 
 

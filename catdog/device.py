@@ -1,4 +1,4 @@
-"""choose, decide, examine, session, providers, Device, Gpu, cores, random_state: cpu or cuda, why. The only file that branches on it.
+"""choose, decide, examine, session, multiply_in, random_state, Device, Gpu: cpu or cuda, why. The only file that branches on it.
 
 torch and onnxruntime are imported only inside the functions that ask them, so that service and worker can import this file.
 
@@ -11,7 +11,11 @@ torch and onnxruntime are imported only inside the functions that ask them, so t
 """
 
 import importlib.util
+import json
+import random
 import re
+import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,8 +25,9 @@ from catdog.machine import Machine, Problem
 from catdog.settings import Settings
 
 if TYPE_CHECKING:
+    import torch
     from onnxruntime import InferenceSession
-    from torch import Tensor
+    from torch import Tensor, nn
 
 SIGNS = ("dev/nvidiactl", "proc/driver/nvidia", "dev/dxg")
 """What a container or host with an NVIDIA driver has; the last one under Windows."""
@@ -227,8 +232,75 @@ def shortfalls(settings: Settings, *, root: Path = Path("/")) -> list[str]:
     return ["CATDOG_DEVICE=cuda and no NVIDIA driver is visible: predictions are computed on the CPU."]
 
 
-def random_state() -> "dict[str, Tensor]":
-    """The state of torch's random generators, of the CPU and of a GPU in use, as uint8 tensors by name."""
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether there was too little memory for what torch wanted, on a GPU or, where it says so in words alone, on the CPU."""
+    import torch
+
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
+def multiply_in(precision: str, *, device: str) -> "torch.dtype":
+    """What networks multiply in on `device`, of what a config wants: auto, float32, bfloat16 or float16. On the CPU float32.
+
+    bfloat16 has float32's range and needs no scaling of the loss; GPUs before Ampere (compute capability 8.0) only emulate it.
+    """
+    import torch
+
+    if device == "cpu" or precision == "float32":
+        return torch.float32
+    if precision == "auto":
+        return torch.bfloat16 if torch.cuda.get_device_capability() >= (8, 0) else torch.float32
+    return {"bfloat16": torch.bfloat16, "float16": torch.float16}[precision]
+
+
+def compiled(network: "nn.Module", *, wanted: bool) -> "Callable[[Tensor], Tensor]":
+    """The network's forward, translated by torch.compile if that is wanted.
+
+    Raises:
+        BadConfig: it is wanted, and there is no C compiler, without which torch.compile can do nothing, for a GPU neither.
+    """
+    if not wanted:
+        return network
+    import torch
+
+    if not any(shutil.which(name) for name in ("cc", "gcc", "clang")):
+        raise BadConfig(
+            "compile=true needs a C compiler on the worker. Received: none.",
+            field="compile", remedy="Set compile to false, or install gcc.",
+        )
+    forward: Callable[[Tensor], Tensor] = torch.compile(network)
+    return forward
+
+
+def with_shared_statistics(network: "nn.Module", *, ranks: int, device: str) -> "nn.Module":
+    """The network with batch normalisation over the shares of all ranks: torch has it for GPUs alone."""
+    if ranks == 1 or device == "cpu":
+        return network
+    from torch import nn
+
+    shared: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
+    return shared
+
+
+def take_own_gpu(device: str) -> str:
+    """For one of several processes that torchrun started: take the GPU of its number; returns how torch.distributed shall talk."""
+    import torch
+
+    if device == "cpu":
+        return "gloo"
+    torch.cuda.set_device(torch.distributed.get_node_local_rank())
+    return "cpu:gloo,cuda:nccl"
+
+
+def pinned(batch: "Tensor") -> "Tensor":
+    """A batch in memory that a GPU in use can fetch from while the CPU goes on; without a GPU as it is."""
+    import torch
+
+    return batch.pin_memory() if torch.cuda.is_initialized() else batch  # type: ignore[no-untyped-call]
+
+
+def torch_random_state() -> "dict[str, Tensor]":
+    """The state of torch's random generators, of the CPU and of a GPU in use, as uint8 tensors by name: what dropout draws from."""
     import torch
 
     state = {"random.cpu": torch.get_rng_state()}
@@ -237,10 +309,32 @@ def random_state() -> "dict[str, Tensor]":
     return state
 
 
-def restore_random_state(state: "dict[str, Tensor]") -> None:
-    """Put back what random_state returned; a GPU's state is left out where there is no GPU."""
+def random_state() -> "dict[str, Tensor]":
+    """The state of every random generator: torch's, Python's and numpy's, as uint8 tensors by name."""
+    import numpy as np
+    import torch
+
+    state = torch_random_state()
+    kind, keys, *rest = np.random.get_state(legacy=True)
+    for name, value in (("python", random.getstate()), ("numpy", (kind, np.asarray(keys).tolist(), *rest))):
+        state[f"random.{name}"] = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
+    return state
+
+
+def restore_torch_random_state(state: "dict[str, Tensor]") -> None:
+    """Put back what torch_random_state returned; a GPU's state is left out where there is no GPU."""
     import torch
 
     torch.set_rng_state(state["random.cpu"])
     if "random.cuda" in state and torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         torch.cuda.set_rng_state(state["random.cuda"])
+
+
+def restore_random_state(state: "dict[str, Tensor]") -> None:
+    """Put back what random_state returned."""
+    import numpy as np
+
+    restore_torch_random_state(state)
+    version, keys, gauss = json.loads(state["random.python"].numpy().tobytes())
+    random.setstate((version, tuple(keys), gauss))
+    np.random.set_state(json.loads(state["random.numpy"].numpy().tobytes()))

@@ -1,4 +1,4 @@
-"""Split, shuffled, pixels, fill, features, compute_features: from a data set to batches of (pixels | features, target).
+"""Split, Splits, Pictures, shuffled, pixels, fill, features, compute_features: from a data set to batches of (pixels | features, target).
 
 N images of a batch, S side, F features. The loop asks a Split for batches and cannot tell what they hold:
 pixels (N, S, S, 3) uint8 for a whole network, features (N, F) float32 for a head on a frozen backbone.
@@ -27,6 +27,7 @@ from catdog.errors import Unavailable
 from catdog.files import share_as_folder, write_atomically
 from catdog.images import Preprocess, decode
 from catdog.progress import Progress
+from catdog.ranks import ALONE, Ranks
 
 CHUNK = 8
 """Images that one thread decodes and computes at a time: enough to amortise a call, few enough to share evenly."""
@@ -47,34 +48,37 @@ class Split:
     """(images,) int64, in the order of the records."""
     fetch: Callable[[Sequence[int], int], Tensor]
     """From positions in the split and the number of an epoch, which decides how each is augmented, to their inputs, stacked."""
+    names: Sequence[str] = ()
+    """What each image's file was called, where that is known."""
 
     def __len__(self) -> int:
         return len(self.targets)
 
-    def plan(self, batch_size: int, order: Sequence[int] | None = None) -> list[list[int]]:
+    def plan(self, batch_size: int, order: Sequence[int] | None = None, *, ranks: int = 1) -> list[list[int]]:
         """The positions of each batch, in `order` (default: as it lies).
 
-        A last batch of one image joins the batch before it: batch normalisation cannot take a single one.
+        A last batch of which a rank would have less than two images joins the batch before it: batch normalisation cannot take a single
+        one.
         """
         positions = list(order) if order is not None else list(range(len(self)))
         batches = [positions[start : start + batch_size] for start in range(0, len(positions), batch_size)]
-        if batch_size > 1 and len(batches) > 1 and len(batches[-1]) == 1:
+        if batch_size > 1 and len(batches) > 1 and len(batches[-1]) < 2 * ranks:
             batches[-2:] = [batches[-2] + batches[-1]]
         return batches
 
     def batches(
-        self, batch_size: int, *, order: Sequence[int] | None = None, skip: int = 0, epoch: int = 0,
+        self, planned: Sequence[Sequence[int]], *, skip: int = 0, epoch: int = 0, ranks: Ranks = ALONE,
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield (inputs, target (N,) int64) batch by batch, leaving out the first `skip`.
+        """Yield (inputs, target (N,) int64) of this rank batch by batch, leaving out the first `skip` of what `plan` gave.
 
-        The next batches are fetched while the caller works on this one. A position that `order` repeats is looked at anew each time.
+        The next batches are fetched while the caller works on this one. A position that the plan repeats is looked at anew each time.
         """
-        planned = self.plan(batch_size, order)
-        looks = _looks(planned, epoch)[skip:]
+        looks = _looks(planned, epoch)
+        own = [(ranks.share(batch), ranks.share(look)) for batch, look in zip(planned, looks, strict=True)][skip:]
         pool = ThreadPoolExecutor(1, "fetch")
         try:
-            fetched = _ahead(pool, lambda draws: self._take(*draws), zip(planned[skip:], looks, strict=True), AHEAD)
-            for batch, inputs in zip(planned[skip:], fetched, strict=True):
+            fetched = _ahead(pool, lambda draws: devices.pinned(self._take(*draws)), own, AHEAD)
+            for (batch, _), inputs in zip(own, fetched, strict=True):
                 yield inputs, self.targets[batch]
         finally:
             pool.shutdown(cancel_futures=True)
@@ -89,6 +93,16 @@ class Split:
             for place, one in zip(places, self.fetch([positions[place] for place in places], look), strict=True):
                 inputs[place] = one
         return torch.stack(inputs)
+
+
+@dataclass(frozen=True, slots=True)
+class Splits:
+    """What a training looks at."""
+
+    train: Split
+    val: Split
+    train_eval: Split | None = None
+    """A fixed part of train, as val is: not augmented."""
 
 
 def _looks(planned: Sequence[Sequence[int]], epoch: int) -> list[list[int]]:
@@ -121,17 +135,19 @@ def shuffled(images: int, *, seed: int, epoch: int) -> list[int]:
 
 
 @dataclass(frozen=True, slots=True)
-class _Decoding:
-    """What is made of each picture once, whatever the epoch: the pixels that serving sees, or the draft of augmented views."""
+class Pictures:
+    """Records as a network sees them: what is made of each once, whatever the epoch, and of that the view of an epoch."""
 
     dataset: Dataset
     records: Sequence[Record]
     preprocess: Preprocess
-    augmentation: Augmentation | None
+    augment: str = "none"
+    seed: int = 0
 
-    @classmethod
-    def of(cls, dataset: Dataset, records: Sequence[Record], preprocess: Preprocess, augment: str) -> "_Decoding":
-        return cls(dataset, records, preprocess, None if augment == "none" else Augmentation(preprocess, PRESETS[augment]))
+    @property
+    def augmentation(self) -> Augmentation | None:
+        """None: a view is what Preprocess makes of a picture, to the bit."""
+        return None if self.augment == "none" else Augmentation(self.preprocess, PRESETS[self.augment])
 
     @property
     def key(self) -> str:
@@ -142,60 +158,67 @@ class _Decoding:
     @property
     def shapes(self) -> list[Shape]:
         """Known before any picture is decoded."""
-        if self.augmentation is None:
+        augmentation = self.augmentation
+        if augmentation is None:
             return [(self.preprocess.image_size, self.preprocess.image_size, 3)] * len(self.records)
-        sizes = [self.augmentation.draft_size(record.width, record.height) for record in self.records]
+        sizes = [augmentation.draft_size(record.width, record.height) for record in self.records]
         return [(height, width, 3) for width, height in sizes]
 
-    def __call__(self, position: int) -> NDArray[np.uint8]:
+    @property
+    def targets(self) -> Tensor:
+        """(N,) int64."""
+        return torch.tensor([self.dataset.target(record) for record in self.records], dtype=torch.int64)
+
+    @property
+    def names(self) -> list[str]:
+        """What the files were called."""
+        return [record.name for record in self.records]
+
+    def decode(self, position: int) -> NDArray[np.uint8]:
+        """What is made of a picture once: the pixels that serving sees, or the draft of augmented views."""
         image = decode(self.dataset.read(self.records[position]))
-        return self.preprocess.pixels(image) if self.augmentation is None else self.augmentation.draft(image)
+        augmentation = self.augmentation
+        return self.preprocess.pixels(image) if augmentation is None else augmentation.draft(image)
+
+    def view(self, picture: NDArray[np.uint8], position: int, epoch: int) -> NDArray[np.uint8]:
+        """What is seen of it in an epoch, (S, S, 3): that of Look.draw for the seed, the epoch and the picture's content."""
+        augmentation, record = self.augmentation, self.records[position]
+        if augmentation is None:
+            return picture
+        look = Look.draw(augmentation.preset, seed=self.seed, epoch=epoch, content=record.sha256)
+        return augmentation.view(picture, record.width, record.height, look)
 
 
-def pixels(
-    dataset: Dataset, records: Sequence[Record], preprocess: Preprocess, *, threads: int,
-    cache: Cache | None = None, augment: str = "none", seed: int = 0,
-) -> Split:
-    """Records as pixels (N, S, S, 3) uint8: from the cache where `fill` has put them, else decoded anew each time.
+def pixels(pictures: Pictures, *, threads: int, cache: Cache | None = None) -> Split:
+    """Pictures as pixels (N, S, S, 3) uint8: from the cache where `fill` has put them, else decoded anew each time.
 
-    Without augmentation they are what Preprocess makes of them, to the bit. With it, each is the view of Look.draw for the seed, the
-    epoch and the picture's content. Pillow and OpenCV let other threads work meanwhile.
+    Pillow and OpenCV let other threads work meanwhile.
     """
-    decoding = _Decoding.of(dataset, records, preprocess, augment)
-    found = cache.find(decoding.key, decoding.shapes) if cache is not None else None
-    picture = decoding if found is None else found.__getitem__
+    found = cache.find(pictures.key, pictures.shapes) if cache is not None else None
+    picture = pictures.decode if found is None else found.__getitem__
+    side = pictures.preprocess.image_size
     pool = ThreadPoolExecutor(threads, "decode")
 
-    def one(position: int, epoch: int) -> NDArray[np.uint8]:
-        if decoding.augmentation is None:
-            return picture(position)
-        record = records[position]
-        look = Look.draw(decoding.augmentation.preset, seed=seed, epoch=epoch, content=record.sha256)
-        return decoding.augmentation.view(picture(position), record.width, record.height, look)
-
     def fetch(positions: Sequence[int], epoch: int) -> Tensor:
-        batch = np.empty((len(positions), preprocess.image_size, preprocess.image_size, 3), dtype=np.uint8)
+        batch = np.empty((len(positions), side, side, 3), dtype=np.uint8)
 
         def share(start: int) -> None:
             for place in range(start, min(start + CHUNK, len(positions))):
-                batch[place] = one(positions[place], epoch)
+                batch[place] = pictures.view(picture(positions[place]), positions[place], epoch)
 
         list(pool.map(share, range(0, len(positions), CHUNK)))
         return torch.from_numpy(batch)
 
-    return Split(_targets(dataset, records), fetch)
+    return Split(pictures.targets, fetch, pictures.names)
 
 
-def fill(
-    dataset: Dataset, records: Sequence[Record], preprocess: Preprocess, *, cache: Cache, augment: str = "none", threads: int, phase: str,
-) -> Iterator[Progress]:
-    """Decode records into the cache, unless they are there or the cache is switched off; yields step Progress of `phase` on the way.
+def fill(pictures: Pictures, *, cache: Cache, threads: int, phase: str) -> Iterator[Progress]:
+    """Decode pictures into the cache, unless they are there or the cache is switched off; yields step Progress of `phase` on the way.
 
     Raises:
         Unavailable: the cache or its disk has no room for them. `pixels` works without.
     """
-    decoding = _Decoding.of(dataset, records, preprocess, augment)
-    key, shapes = decoding.key, decoding.shapes
+    key, shapes, number = pictures.key, pictures.shapes, len(pictures.records)
     if cache.limit == 0 or cache.find(key, shapes) is not None:
         return
     remedy = "Raise CATDOG_CACHE_BYTES or free disk space to have later epochs quicker; nothing else depends on it."
@@ -205,9 +228,9 @@ def fill(
         )
     pool = ThreadPoolExecutor(threads, "decode")
     try:
-        for done in cache.make(key, shapes, lambda: _ahead(pool, decoding, range(len(records)), CHUNK * threads)):
-            if done % CHUNK == 0 or done == len(records):
-                yield Progress("step", phase=phase, step=done, steps=len(records))
+        for done in cache.make(key, shapes, lambda: _ahead(pool, pictures.decode, range(number), CHUNK * threads)):
+            if done % CHUNK == 0 or done == number:
+                yield Progress("step", phase=phase, step=done, steps=number)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
@@ -216,42 +239,44 @@ def fill(
         pool.shutdown(cancel_futures=True)
 
 
-def features(path: Path) -> Split:
-    """A split as features (N, F) float32 that compute_features wrote, whole in memory."""
+def features(path: Path, names: Sequence[str] = ()) -> Split:
+    """A split as features (N, F) float32 that compute_features wrote, whole in memory; epochs take turns with its views."""
     with safe_open(path, "pt") as file:
         values, targets = file.get_tensor("features"), file.get_tensor("targets")
-    return Split(targets, lambda positions, _epoch: values[positions])
+    return Split(targets, lambda positions, epoch: values[epoch % len(values), positions], names)
 
 
 def compute_features(
-    dataset: Dataset, records: Sequence[Record], *, graph: Path, preprocess: Preprocess, path: Path, threads: int, phase: str,
-    device: str = "auto",
+    pictures: Pictures, *, graph: Path, path: Path, threads: int, phase: str, device: str = "auto", views: int = 1,
 ) -> Iterator[Progress]:
-    """Run the frozen backbone once over records and keep the result at `path`; yields step Progress of `phase` on the way.
+    """Run the frozen backbone once over `views` views of each picture and keep the result (views, N, F) float32 at `path`.
 
-    ONNX Runtime computes them on `device`, from the graph that will be served: 10 ms an image on 2 cores where eager
-    torch takes 38 (EfficientNet-Lite0, torch 2.15, ONNX Runtime 1.32). One single-threaded session is shared by a thread
-    per core, so that one thread decodes while another computes.
+    Yields step Progress of `phase` on the way. ONNX Runtime computes on `device`, from the graph that will be served: 10 ms an image on
+    2 cores where eager torch takes 38 (EfficientNet-Lite0, torch 2.15, ONNX Runtime 1.32). One single-threaded session is shared by a
+    thread per core, so that one thread decodes while another computes.
     """
     session = devices.session(graph, device=device, threads=1)
+    number = len(pictures.records)
 
     def chunk(start: int) -> NDArray[np.float32]:
-        images = [decode(dataset.read(record)) for record in records[start : start + CHUNK]]
-        (values,) = session.run(["features"], {"pixels": np.stack([preprocess.pixels(image) for image in images])})
-        return np.asarray(values, dtype=np.float32)
+        """(views, CHUNK, F): each picture is decoded once."""
+        positions = range(start, min(start + CHUNK, number))
+        decoded = [pictures.decode(position) for position in positions]
+        seen = []
+        for epoch in range(views):
+            batch = np.stack([pictures.view(one, position, epoch) for one, position in zip(decoded, positions, strict=True)])
+            (values,) = session.run(["features"], {"pixels": batch})
+            seen.append(np.asarray(values, dtype=np.float32))
+        return np.stack(seen)
 
     parts = []
     pool = ThreadPoolExecutor(threads, "features")
     try:
-        for part in _ahead(pool, chunk, range(0, len(records), CHUNK), threads):
+        for part in _ahead(pool, chunk, range(0, number, CHUNK), threads):
             parts.append(part)
-            yield Progress("step", phase=phase, step=min(len(parts) * CHUNK, len(records)), steps=len(records))
+            yield Progress("step", phase=phase, step=min(len(parts) * CHUNK, number), steps=number)
     finally:
         pool.shutdown(cancel_futures=True)
     with write_atomically(path) as unfinished:
-        save_file({"features": np.concatenate(parts), "targets": _targets(dataset, records).numpy()}, unfinished)
+        save_file({"features": np.concatenate(parts, axis=1), "targets": pictures.targets.numpy()}, unfinished)
         share_as_folder(unfinished)
-
-
-def _targets(dataset: Dataset, records: Iterable[Record]) -> Tensor:
-    return torch.tensor([dataset.target(record) for record in records], dtype=torch.int64)

@@ -1,6 +1,6 @@
 """train, train_step, evaluate: THE training loop, told in the order one would explain it.
 
-    for progress in train(network, train_split, val_split, config, ...):
+    for progress in train(network, splits, config, ...):
         print(progress.to_json())
 
 N images, C labels. A batch is (inputs, target): inputs are pixels (N, S, S, 3) uint8 for a whole network, or
@@ -10,28 +10,32 @@ The loop knows nothing of queues, services or progress bars. It says what happen
 reports, and stops it by closing the generator: the state of the last finished step is then on disk.
 """
 
-import math
 import time
-from collections.abc import Generator
-from dataclasses import asdict, dataclass, field
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
-from catdog import balance, checkpoints, losses, optimizers
-from catdog.config import TrainConfig
+from catdog import balance, checkpoints, optimizers, probe
+from catdog import device as devices
+from catdog.config import BATCH_SIZE, TrainConfig
 from catdog.errors import NonFiniteLoss
-from catdog.loaders import Split, shuffled
+from catdog.labels import listed
+from catdog.learner import Learner
+from catdog.loaders import Split, Splits, shuffled
 from catdog.losses import Loss
-from catdog.metrics import Tally
+from catdog.metrics import Answers, Measures, Tally, is_better
+from catdog.mixing import mix
 from catdog.progress import Progress
+from catdog.ranks import ALONE, Ranks
 from catdog.schedules import learning_rate
 
-SAVE_EVERY_SECONDS = 60.0
-"""Between two checkpoints inside an epoch: the most work a kill can cost. Every epoch ends with one anyway."""
+MAX_HALVINGS = 3
+"""Of the micro-batch, where memory runs out."""
 
 
 @dataclass(slots=True)
@@ -45,96 +49,128 @@ class State:
     step: int = 0
     """Optimizer steps so far."""
     tally: Tally = field(default_factory=Tally)
-    """Training loss and accuracy of the epoch under way; three numbers for each label, however many images."""
+    """Training loss and accuracy of the epoch under way."""
     best_epoch: int = 0
     best_step: int = 0
-    best_val_loss: float | None = None
+    best_value: float | None = None
+    """Of the best epoch the measure of val that the config calls best_by."""
+    waiting_value: float | None = None
+    """The same of the last epoch that was better by min_delta."""
+    waited: int = 0
+    """Epochs since."""
+    seconds: float = 0.0
+    """Spent on training, all attempts together."""
+    micro_batch: int = 0
+    """Images that fit into memory at once; 0: as the config says."""
+    halvings: int = 0
+    """How often memory has run out."""
+    scaler: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
     def from_dict(cls, fields: dict[str, Any]) -> Self:
         """Read what `asdict` wrote into a checkpoint."""
         return cls(**fields | {"tally": Tally(**fields["tally"])})
 
+    def stop_reason(self, config: TrainConfig) -> str | None:
+        """Why there is no further epoch: epochs, patience or max_minutes; None: there is."""
+        if self.epoch >= config.epochs:
+            return "epochs"
+        if config.patience is not None and self.waited >= config.patience:
+            return "patience"
+        return "max_minutes" if self.epoch and not self.batch and self.is_out_of_time(config) else None
+
+    def is_out_of_time(self, config: TrainConfig) -> bool:
+        """Whether the budget is used up."""
+        return config.max_minutes is not None and self.seconds >= 60 * config.max_minutes
+
+    def note(self, val: Measures, config: TrainConfig) -> None:
+        """Finish an epoch; keep it as the best so far if it is."""
+        self.epoch, self.batch, self.waited, value = self.epoch + 1, 0, self.waited + 1, val.by(config.best_by)
+        if is_better(config.best_by, value, self.best_value):
+            self.best_value, self.best_epoch, self.best_step = value, self.epoch, self.step
+        if is_better(config.best_by, value, self.waiting_value, by=config.min_delta):
+            self.waiting_value, self.waited = value, 0
+
 
 def train(
-    network: nn.Module, train_split: Split, val_split: Split, config: TrainConfig,
-    *, labels: int, device: str, folder: Path, fence: int = 0,
+    network: nn.Module, splits: Splits, config: TrainConfig,
+    *, labels: int, device: str, folder: Path, fence: int = 0, ranks: Ranks = ALONE,
 ) -> Generator[Progress]:
     """Train `network` in place; yield Progress after every step, every epoch and every checkpoint.
 
     Goes on from the newest valid checkpoint under `folder`, if there is one. Everything needed to resume is on disk
-    before a Progress that names a checkpoint is yielded. The best epoch is the first with the lowest validation loss;
+    before a Progress that names a checkpoint is yielded. The best epoch is the first with the best measure of val;
     `best(folder)` loads it. Closing the generator saves a checkpoint of the last finished step.
 
     Raises:
-        NonFiniteLoss: the loss of a training step (its update is not made) or of a validation is not finite.
+        NonFiniteLoss: the loss or gradient of a training step (its update is not made) or the loss of a validation is not finite.
         CorruptCheckpoint: a checkpoint changed while it was being read.
     """
     # 1. network, loss, optimizer
-    network.to(device)
-    loss = losses.build(config.loss, labels=labels)
-    weighted = config.balance == "weighted"
-    label_weights = torch.tensor(balance.weights(train_split.targets, labels) if weighted else [1.0] * labels, device=device)
-    optimizer = optimizers.build(network, learning_rate=config.learning_rate, weight_decay=config.weight_decay)
-    steps = config.epochs * len(train_split.plan(config.batch_size))
+    learner = Learner.build(network, config, targets=splits.train.targets, labels=labels, device=device, ranks=ranks)
+    batch_size = config.batch_size or BATCH_SIZE
+    steps_per_epoch = len(splits.train.plan(batch_size, ranks=ranks.size))
+    steps = config.epochs * steps_per_epoch
 
     # 2. resume
-    state = State()
-    if found := checkpoints.latest(folder, fence=fence):
-        state = State.from_dict(found.state)
-        checkpoints.restore(found, network=network, optimizer=optimizer)
-    saved, saved_at = [asdict(state)], time.monotonic()
+    state = _resumed(learner, folder, fence=fence)
+    saved, saved_at, clock = [asdict(state)], time.monotonic(), time.monotonic() - state.seconds
 
-    def save() -> Progress:
+    def save() -> Iterator[Progress]:
         nonlocal saved, saved_at
-        path = checkpoints.save(folder, fence=fence, network=network, optimizer=optimizer, state=asdict(state))
+        if not ranks.is_first:
+            return
+        state.scaler = learner.scaler.state_dict()
+        path = checkpoints.save(
+            folder, fence=fence, network=learner.network, average=learner.average and learner.average.module,
+            optimizer=learner.optimizer, state=asdict(state),
+        )
         # The last two and the best of each: should the newest turn out broken, the one before it is still complete.
         saved, saved_at = [saved[-1], asdict(state)], time.monotonic()
         checkpoints.keep(folder, {kept[name] for kept in saved for name in ("step", "best_step")}, fence=fence)
-        return Progress("checkpoint", phase="training", epoch=state.epoch, step=state.step, path=str(path.relative_to(folder.parent)))
+        yield Progress("checkpoint", phase="training", epoch=state.epoch, step=state.step, path=str(path.relative_to(folder.parent)))
 
     # 3. epochs
     try:
-        while state.epoch < config.epochs:
+        while state.stop_reason(config) is None:
+            learner.begin(head_only=state.epoch < config.head_epochs)
             began, done = time.monotonic(), state.step
-            order = order_of(train_split, config, epoch=state.epoch)
-            for inputs, target in train_split.batches(config.batch_size, order=order, skip=state.batch, epoch=state.epoch):
+            plan = splits.train.plan(batch_size, order_of(splits.train, config, epoch=state.epoch), ranks=ranks.size)
+            said = Progress("step", phase="training", epoch=state.epoch + 1, epochs=config.epochs, step=state.step, steps=steps)
+            batches = splits.train.batches(plan, skip=state.batch, epoch=state.epoch, ranks=ranks)
+            for inputs, target in () if state.batch and state.is_out_of_time(config) else batches:
                 rate = learning_rate(
                     state.step, schedule=config.schedule, highest=config.learning_rate, warmup_steps=config.warmup_steps, steps=steps,
+                    step_size=steps_per_epoch * (config.step_epochs or -(-config.epochs // 3)), step_factor=config.step_factor,
                 )
-                train_step(
-                    network, inputs.to(device), target.to(device),
-                    loss=loss, label_weights=label_weights, optimizer=optimizer, rate=rate, state=state,
-                )
+                learner.set_rate(rate)
+                yield from _step_that_fits(learner, inputs, target, batch=plan[state.batch], split=splits.train, state=state, folder=folder)
+                state.seconds = ranks.first_says(time.monotonic() - clock)
                 pace = (time.monotonic() - began) / (state.step - done)
-                yield Progress(
-                    "step", phase="training", epoch=state.epoch + 1, epochs=config.epochs, step=state.step, steps=steps,
-                    train_loss=state.tally.loss, train_accuracy=state.tally.accuracy, learning_rate=rate,
-                    images_per_second=len(target) / pace, eta_seconds=pace * (steps - state.step),
-                )
-                if time.monotonic() - saved_at > SAVE_EVERY_SECONDS:
-                    yield save()
+                yield (said := replace(
+                    said, step=state.step, train_loss=state.tally.loss, train_accuracy=state.tally.accuracy, learning_rate=rate,
+                    images_per_second=len(target) * ranks.size / pace, eta_seconds=pace * (steps - state.step),
+                ))
+                if state.is_out_of_time(config):
+                    break
+                if time.monotonic() - saved_at > 60 * config.save_minutes or state.step % (config.save_steps or steps) == 0:
+                    yield from save()
 
             # 4. evaluate, and keep the best
-            val = evaluate(network, val_split, loss=loss, device=device, batch_size=config.batch_size)
-            if not math.isfinite(val.loss):
-                message = f"Expected a finite validation loss after epoch {state.epoch + 1}. Received: {val.loss}."
-                raise NonFiniteLoss(message, step=state.step)
-            trained, state.tally, state.batch, state.epoch = state.tally, Tally(), 0, state.epoch + 1
-            if state.best_val_loss is None or val.loss < state.best_val_loss:
-                state.best_val_loss, state.best_epoch, state.best_step = val.loss, state.epoch, state.step
+            ranks.align(learner.judged)
+            idle = replace(said, learning_rate=None, images_per_second=None, eta_seconds=None)
+            val = yield from _measured(learner, splits.val, idle)
+            seen = (yield from _measured(learner, splits.train_eval, idle)) if splits.train_eval is not None else None
+            trained, state.tally = state.tally, Tally()
+            state.note(val, config)
 
             # 5. say so, and save: in this order, so that no epoch is ever saved as finished and never heard of
-            yield Progress(
-                "epoch", phase="training", epoch=state.epoch, epochs=config.epochs, step=state.step, steps=steps,
-                train_loss=trained.loss, train_accuracy=trained.accuracy, val_loss=val.loss, val_accuracy=val.accuracy,
-                val_balanced_accuracy=val.balanced_accuracy,
-                val_precision=_short(val.precision), val_recall=_short(val.recall), val_f1=_short(val.f1),
-            )
-            yield save()
+            yield _epoch(said, state, trained, val, seen)
+            yield from save()
     except GeneratorExit:
         if asdict(state) != saved[-1]:
-            save()
+            for _ in save():
+                pass
         raise
 
 
@@ -145,45 +181,69 @@ def order_of(split: Split, config: TrainConfig, *, epoch: int) -> list[int]:
     return shuffled(len(split), seed=config.seed, epoch=epoch)
 
 
-def train_step(
-    network: nn.Module, inputs: Tensor, target: Tensor,
-    *, loss: Loss, label_weights: Tensor, optimizer: Optimizer, rate: float, state: State,
-) -> None:
-    """One update: forward, is the loss finite, backward, step. Counts the batch in `state`.
+def train_step(learner: Learner, inputs: Tensor, target: Tensor, *, images: int, state: State) -> None:
+    """One update from this rank's share of a batch of `images`: forward, is the loss finite, backward, clip, step. Counts it in `state`.
 
-    Each image's loss is multiplied by its label's weight (C,), and the mean is over images, not over weights: a batch that happens to
-    hold only common labels makes a small step. What is counted, and reported, is the loss itself.
+    Each image's loss is multiplied by its label's weight, and the mean is over images, not over weights: a batch that happens to
+    hold only common labels makes a small step. A batch goes through in micro-batches, whose gradients add up to those of the batch,
+    however ragged the last one is; only batch statistics are then of fewer images. What is counted, and reported, is the loss itself.
 
     Raises:
         NonFiniteLoss: before the update; weights and state are unchanged.
     """
-    network.train()
-    optimizer.zero_grad(set_to_none=True)
-    logits = network(inputs)
-    image_losses = loss(logits, target)
-    mean = (image_losses * label_weights[target]).mean()
-    if not torch.isfinite(mean):
-        raise NonFiniteLoss(f"Expected a finite loss at step {state.step}. Received: {mean.item()}.", step=state.step)
-    mean.backward()  # type: ignore[no-untyped-call]
-    for group in optimizer.param_groups:
-        group["lr"] = rate
-    optimizer.step()
-    state.tally.add(image_losses, logits, target)
+    learner.optimizer.zero_grad(set_to_none=True)
+    optimizers.set_training(learner.network)
+    mixed = mix(inputs, target, learner.config, step=state.step)
+    pieces, seen = _pieces(learner, images, state), []
+    for number, part in enumerate(torch.arange(len(target)).tensor_split(pieces), 1):
+        with learner.ranks.waiting(learner.forward, is_last=number == pieces), learner.autocast():
+            logits = learner.forward(mixed.inputs[part])
+            losses, weighted = learner.losses_of(logits, [(wanted[part], share) for wanted, share in mixed.parts])
+            mean = weighted.sum() / images
+            if not torch.isfinite(learner.ranks.sum(mean.detach().clone())):
+                raise NonFiniteLoss(f"Expected a finite loss at step {state.step}. Received: {mean.item()}.", step=state.step)
+            # Ranks average their gradients, and the mean is over the images of all.
+            learner.scaler.scale(mean * learner.ranks.size).backward()  # type: ignore[no-untyped-call]
+        seen.append((losses.detach(), logits.detach()))
+    learner.scaler.unscale_(learner.optimizer)
+    gradients = [parameter.grad for parameter in learner.parameters if parameter.grad is not None]
+    length = get_total_norm(gradients)
+    if not (torch.isfinite(length) or learner.scaler.is_enabled()):  # float16's scaler looks itself, and leaves such a step out
+        raise NonFiniteLoss(f"Expected a finite gradient at step {state.step}. Received: one of norm {length.item()}.", step=state.step)
+    if learner.config.clip_norm is not None:
+        clip_grads_with_norm_(learner.parameters, learner.config.clip_norm, length)
+    learner.scaler.step(learner.optimizer)
+    learner.scaler.update()
+    if learner.average is not None:
+        learner.average.update_parameters(learner.network)
+    losses, logits = (torch.cat(parts) for parts in zip(*seen, strict=True))
+    state.tally.add(*(learner.ranks.gather(part, whole=images) for part in (losses, logits, target)))
     state.step += 1
     state.batch += 1
 
 
 @torch.no_grad()
-def evaluate(network: nn.Module, split: Split, *, loss: Loss, device: str, batch_size: int) -> Tally:
-    """Loss and accuracy over a whole split in evaluation mode; the network is left in the mode it came in."""
+def evaluate(
+    network: nn.Module, split: Split, *, loss: Loss, batch_size: int, device: str = "cpu", precision: torch.dtype = torch.float32,
+    ranks: Ranks = ALONE, said: Progress | None = None,
+) -> Generator[Progress, None, Answers]:
+    """Return what a network answers to a whole split in evaluation mode; it is left in the mode it came in.
+
+    Yields a sign of life after every batch: `said` again, or a step of the phase `testing`.
+    """
     training = network.training
     network.eval()
-    tally = Tally()
-    for inputs, target in split.batches(batch_size):
-        logits, there = network(inputs.to(device)), target.to(device)
-        tally.add(loss(logits, there), logits, there)
+    ranks = ranks if len(split) >= ranks.size else ALONE
+    answers: list[tuple[Tensor, Tensor, Tensor]] = []
+    done = 0
+    for inputs, target in split.batches(split.plan(batch_size, ranks.share(range(len(split))))):
+        with torch.autocast(device, dtype=precision, enabled=precision is not torch.float32):
+            logits, there = network(inputs.to(device, non_blocking=True)), target.to(device, non_blocking=True)
+            answers.append((loss(logits, there).double(), logits, there))
+        done += len(target) * ranks.size
+        yield said or Progress("step", phase="testing", step=min(done, len(split)), steps=len(split))
     network.train(training)
-    return tally
+    return Answers(*(ranks.gather(torch.cat(parts), whole=len(split)).cpu() for parts in zip(*answers, strict=True)))
 
 
 def best(folder: Path) -> checkpoints.Checkpoint:
@@ -194,6 +254,88 @@ def best(folder: Path) -> checkpoints.Checkpoint:
     """
     newest = checkpoints.latest(folder, fence=-1)  # only looks
     return checkpoints.at(folder, newest.state["best_step"] if newest else 0)
+
+
+def _resumed(learner: Learner, folder: Path, *, fence: int) -> State:
+    """Where the newest valid checkpoint was, with everything put back; at the beginning where there is none."""
+    found = checkpoints.latest(folder, fence=fence)
+    if found is None:
+        return State()
+    state = State.from_dict(found.state)
+    checkpoints.restore(
+        found, network=learner.network, average=learner.average and learner.average.module, optimizer=learner.optimizer,
+    )
+    learner.scaler.load_state_dict(state.scaler)
+    if learner.average is not None:
+        learner.average.n_averaged.fill_(state.step)
+    return state
+
+
+def stop_reason(folder: Path, config: TrainConfig) -> str | None:
+    """Why the training that left these checkpoints has ended: epochs, patience or max_minutes; None: it has not."""
+    newest = checkpoints.latest(folder, fence=-1)
+    return State.from_dict(newest.state).stop_reason(config) if newest else None
+
+
+def _step_that_fits(
+    learner: Learner, inputs: Tensor, target: Tensor, *, batch: Sequence[int], split: Split, state: State, folder: Path,
+) -> Iterator[Progress]:
+    """train_step. Out of memory, it is made again in micro-batches of half the size; a number that is not finite is looked into."""
+    inputs, target = (part.to(learner.device, non_blocking=True) for part in (inputs, target))
+    before = devices.torch_random_state()
+    while True:
+        try:
+            return train_step(learner, inputs, target, images=len(batch), state=state)
+        except NonFiniteLoss as error:
+            names = [split.names[position] for position in batch] if split.names else []
+            raise probe.explained(error, learner, inputs, target, names=names, random_state=before, folder=folder.parent) from error
+        except RuntimeError as error:
+            size = -(-len(target) // _pieces(learner, len(batch), state))
+            if not devices.is_out_of_memory(error) or size == 1 or state.halvings == MAX_HALVINGS or learner.ranks.size > 1:
+                raise
+        # Here, behind the except, the failed step's tensors are let go. What it did to batch statistics stays: a step's worth.
+        state.micro_batch, state.halvings = -(-size // 2), state.halvings + 1
+        yield Progress(
+            "warning", phase="training", step=state.step,
+            message=f"Out of memory with {size} images at once: going on with {state.micro_batch} at once, the same batch in one step.",
+        )
+
+
+def _pieces(learner: Learner, images: int, state: State) -> int:
+    """In how many micro-batches a batch goes through; ranks with a smaller share make as many."""
+    share = -(-images // learner.ranks.size)
+    return -(-share // (state.micro_batch or learner.config.micro_batch or share))
+
+
+def _measured(learner: Learner, split: Split, said: Progress) -> Generator[Progress, None, Measures]:
+    """What is measured of a split at the end of an epoch.
+
+    Raises:
+        NonFiniteLoss: of an image. NaN is worse than nothing, and no comparison says so.
+    """
+    answers = yield from evaluate(
+        learner.judged, split, loss=learner.plain_loss, batch_size=learner.config.batch_size or BATCH_SIZE, device=learner.device,
+        precision=learner.precision, ranks=learner.ranks, said=said,
+    )
+    if broken := answers.non_finite:
+        names = listed([split.names[position] if split.names else f"image {position}" for position in broken])
+        raise NonFiniteLoss(
+            f"Expected a finite validation loss after epoch {said.epoch}. Received: {answers.losses.mean().item()}, because of {names}.",
+            step=said.step or 0,
+        )
+    return Measures.of(answers)
+
+
+def _epoch(said: Progress, state: State, trained: Tally, val: Measures, seen: Measures | None) -> Progress:
+    """What is said of a finished epoch."""
+    return Progress(
+        "epoch", phase="training", epoch=state.epoch, epochs=said.epochs, step=state.step, steps=said.steps, best_epoch=state.best_epoch,
+        learning_rate=said.learning_rate, train_loss=trained.loss, train_accuracy=trained.accuracy,
+        train_eval_loss=seen.loss if seen else None, train_eval_accuracy=seen.accuracy if seen else None,
+        val_loss=val.loss, val_accuracy=val.accuracy, val_balanced_accuracy=val.balanced_accuracy,
+        val_auroc=val.auroc, val_ece=val.ece, val_brier=val.brier,
+        val_precision=_short(val.precision), val_recall=_short(val.recall), val_f1=_short(val.f1),
+    )
 
 
 def _short(figures: list[float]) -> list[float]:

@@ -15,13 +15,15 @@ from catdog.errors import BadConfig
 Loss = Callable[[Tensor, Tensor], Tensor]
 
 
-def build(name: str, *, labels: int) -> Loss:
+def build(name: str, *, labels: int, smoothing: float = 0.0) -> Loss:
     """The loss of that name for a network with `labels` outputs.
+
+    With `smoothing` that share of the target is spread over all labels (Szegedy et al. 2016, https://arxiv.org/abs/1512.00567).
 
     Raises:
         BadConfig: unknown name.
     """
-    formulas: dict[str, Loss] = {"cross_entropy": _cross_entropy, "bce_with_logits": _bce_with_logits, "mse": _mse}
+    formulas = {"cross_entropy": _cross_entropy, "bce_with_logits": _bce_with_logits, "mse": _mse}
     if name not in formulas:
         raise BadConfig(f"Expected a loss of {', '.join(formulas)}. Received: {name!r}.", field="loss")
     formula = formulas[name]
@@ -36,24 +38,24 @@ def build(name: str, *, labels: int) -> Loss:
             raise ValueError(f"Expected logits (N, {labels}) float. Received: {tuple(logits.shape)} {logits.dtype}.")
         if target.shape != logits.shape[:1] or target.dtype != torch.int64:
             raise ValueError(f"Expected target ({len(logits)},) int64. Received: {tuple(target.shape)} {target.dtype}.")
-        return formula(logits, target)
+        wanted = functional.one_hot(target, labels).to(logits.dtype)
+        return formula(logits, wanted * (1 - smoothing) + smoothing / labels)
 
     return loss
 
 
-def _cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
-    return functional.cross_entropy(logits, target, reduction="none")
+# Of each: logits (N, C) float and the probabilities wanted (N, C) float -> (N,) float.
 
 
-def _bce_with_logits(logits: Tensor, target: Tensor) -> Tensor:
+def _cross_entropy(logits: Tensor, wanted: Tensor) -> Tensor:
+    return functional.cross_entropy(logits, wanted, reduction="none")
+
+
+def _bce_with_logits(logits: Tensor, wanted: Tensor) -> Tensor:
     """One yes-or-no question per label, averaged over the labels."""
-    return functional.binary_cross_entropy_with_logits(logits, _one_hot(logits, target), reduction="none").mean(dim=1)
+    return functional.binary_cross_entropy_with_logits(logits, wanted, reduction="none").mean(dim=1)
 
 
-def _mse(logits: Tensor, target: Tensor) -> Tensor:
-    """Squared distance of the softmax from the one-hot target, averaged over the labels (Brier 1950, divided by C)."""
-    return (logits.softmax(dim=1) - _one_hot(logits, target)).square().mean(dim=1)
-
-
-def _one_hot(logits: Tensor, target: Tensor) -> Tensor:
-    return functional.one_hot(target, logits.shape[1]).to(logits.dtype)
+def _mse(logits: Tensor, wanted: Tensor) -> Tensor:
+    """Squared distance of the softmax from the target, averaged over the labels (Brier 1950, divided by C)."""
+    return (logits.softmax(dim=1) - wanted).square().mean(dim=1)

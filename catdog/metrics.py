@@ -1,44 +1,44 @@
-"""Tally: loss, accuracy and what is behind it for each label, over a split; each image counted once whatever the batch sizes."""
+"""Tally, Answers, Measures, is_better: what is counted while training, and what is measured of a whole split.
+
+N images, C labels. Each image counts once, whatever the batches were: sums and whole arrays, never means of batch means. The formulas are
+scikit-learn's; what it has no function for stands here with its source.
+"""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, fields
+from typing import Any, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from sklearn import metrics
 from torch import Tensor
+
+LOWER_IS_BETTER = frozenset({"loss", "ece", "brier"})
+BINS = 15
+"""Of confidence, equally wide (Guo et al. 2017, https://arxiv.org/abs/1706.04599)."""
+MAX_CONFUSED = 100
+"""Labels. A confusion matrix of more is not written down: it has their square of numbers, and nobody reads them."""
 
 
 @dataclass(slots=True)
 class Tally:
-    """Sums over the images seen so far. Means are taken once, at the end.
+    """Sums over the images that were trained on so far in an epoch; they travel in every checkpoint.
 
     The workshop that seeded catdog added batch *means* and divided by *images*: its losses were too small by the batch
     size, and differently for train and val. Sums cannot go wrong that way.
-
-    Three counts for each of C labels are enough for every figure here. A confusion matrix would hold C x C of them, and a thousand labels
-    are allowed; this also travels in every checkpoint.
     """
 
     images: int = 0
     loss_sum: float = 0.0
-    actual: list[int] = field(default_factory=list)
-    """(C,) images of each label, in the order of the network's outputs; like the two below empty before the first batch."""
-    predicted: list[int] = field(default_factory=list)
-    """(C,) images that were called so."""
-    hits: list[int] = field(default_factory=list)
-    """(C,) images of the label that were called so."""
+    hits: int = 0
+    """Images whose largest logit was their target's."""
 
     def add(self, losses: Tensor, logits: Tensor, target: Tensor) -> None:
         """Count one batch: losses (N,) float, logits (N, C) float, target (N,) int64."""
-        labels = logits.shape[1]
-        answers, truth = logits.detach().argmax(dim=1).cpu().numpy(), target.cpu().numpy()
         self.images += len(target)
-        self.loss_sum += losses.detach().sum(dtype=torch.float64).item()
-        self.actual = _more(self.actual, truth, labels)
-        self.predicted = _more(self.predicted, answers, labels)
-        self.hits = _more(self.hits, truth[answers == truth], labels)
+        self.loss_sum += losses.sum(dtype=torch.float64).item()
+        self.hits += int((logits.argmax(dim=1) == target).sum())
 
     @property
     def loss(self) -> float:
@@ -47,48 +47,113 @@ class Tally:
 
     @property
     def accuracy(self) -> float:
-        """Share of images whose largest logit is their target's."""
-        return sum(self.hits) / self.images
+        """Share of images whose largest logit was their target's."""
+        return self.hits / self.images
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """What a network answered to a whole split, on the CPU, in the order of the split."""
+
+    losses: Tensor
+    """(N,) float64."""
+    logits: Tensor
+    """(N, C) float."""
+    target: Tensor
+    """(N,) int64."""
 
     @property
-    def balanced_accuracy(self) -> float:
-        """Mean recall of the labels that occur: what accuracy would be if all had equally many images (Brodersen et al. 2010)."""
-        recalls = [recall for recall, images in zip(self.recall, self.actual, strict=True) if images]
-        return sum(recalls) / len(recalls)
+    def non_finite(self) -> list[int]:
+        """The positions of the images whose loss is no finite number."""
+        return torch.nonzero(~torch.isfinite(self.losses)).flatten().tolist()
 
-    @property
-    def precision(self) -> list[float]:
-        """(C,) of the images called so, the share that is so. 0 where nothing was called so: scikit-learn's zero_division=0."""
-        return [_share(hits, called) for hits, called in zip(self.hits, self.predicted, strict=True)]
 
-    @property
-    def recall(self) -> list[float]:
-        """(C,) of the images that are so, the share called so. 0 where there are none."""
-        return [_share(hits, images) for hits, images in zip(self.hits, self.actual, strict=True)]
+@dataclass(frozen=True, slots=True)
+class Measures:
+    """What is said of a split. By label means (C,) in the order of the network's outputs."""
 
-    @property
-    def f1(self) -> list[float]:
-        """(C,) harmonic mean of precision and recall. 0 where the label neither occurs nor is ever answered."""
-        return [
-            _share(2 * hits, images + called) for hits, images, called in zip(self.hits, self.actual, self.predicted, strict=True)
-        ]
+    images: int
+    loss: float
+    accuracy: float
+    balanced_accuracy: float
+    """Mean recall of the labels that occur: what accuracy would be if all had equally many images (Brodersen et al. 2010)."""
+    f1_macro: float
+    """Mean F1 of the labels that occur."""
+    auroc: float | None
+    """Mean over the labels of the area under the curve of one against the rest; None where no label has both sides."""
+    ece: float
+    """Expected calibration error: by how much confidence and accuracy differ within a bin of confidence, on average over images."""
+    brier: float
+    """Squared distance of the probabilities from the truth (Brier 1950), halved for two labels, as scikit-learn has it."""
+    support: list[int]
+    """By label: its images."""
+    precision: list[float]
+    """By label: of the images called so, the share that is so. 0 where nothing was called so."""
+    recall: list[float]
+    """By label: of the images that are so, the share called so. 0 where there are none."""
+    f1: list[float]
+    """By label: harmonic mean of precision and recall."""
+    confusion: list[list[int]]
+    """(C, C): row the truth, column the answer."""
+    bins: list[dict[str, float]]
+    """Of confidence, those that hold images: mean confidence, accuracy, images."""
+
+    @classmethod
+    def of(cls, answers: Answers) -> Self:
+        """Measure finite answers to at least one image."""
+        labels = answers.logits.shape[1]
+        probabilities = answers.logits.double().softmax(dim=1).numpy()
+        target, called = answers.target.numpy(), answers.logits.argmax(dim=1).numpy()
+        precision, recall, f1, support = metrics.precision_recall_fscore_support(
+            target, called, labels=range(labels), zero_division=0.0,
+        )
+        occurs = support > 0
+        bins = _bins(probabilities.max(axis=1), called == target)
+        return cls(
+            images=len(target), loss=float(answers.losses.mean()), accuracy=float((called == target).mean()),
+            balanced_accuracy=float(recall[occurs].mean()), f1_macro=float(f1[occurs].mean()), auroc=_auroc(target, probabilities),
+            ece=sum(one["images"] * abs(one["confidence"] - one["accuracy"]) for one in bins) / len(target),
+            brier=float(metrics.brier_score_loss(target, probabilities, labels=range(labels))),
+            support=support.tolist(), precision=precision.tolist(), recall=recall.tolist(), f1=f1.tolist(),
+            confusion=metrics.confusion_matrix(target, called, labels=range(labels)).tolist(), bins=bins,
+        )
+
+    def by(self, name: str) -> float | None:
+        """One number, by its name in a config: loss, accuracy, balanced_accuracy, f1, auroc, ece or brier."""
+        value: float | None = self.f1_macro if name == "f1" else getattr(self, name)
+        return value
 
     def to_dict(self, labels: Sequence[str]) -> dict[str, Any]:
         """As it stands in metrics.json and in the model package; `labels` are the names of the outputs, in their order."""
-        figures = zip(labels, self.actual, self.precision, self.recall, self.f1, strict=True)
-        return {
-            "images": self.images, "loss": self.loss, "accuracy": self.accuracy, "balanced_accuracy": self.balanced_accuracy,
-            "by_label": {
-                label: {"images": images, "precision": precision, "recall": recall, "f1": f1}
-                for label, images, precision, recall, f1 in figures
-            },
+        figures = zip(labels, self.support, self.precision, self.recall, self.f1, strict=True)
+        by_label = {
+            label: {"images": images, "precision": precision, "recall": recall, "f1": f1}
+            for label, images, precision, recall, f1 in figures
         }
+        single = {field.name: getattr(self, field.name) for field in fields(self) if not isinstance(getattr(self, field.name), list)}
+        more = {"confusion": self.confusion} if len(labels) <= MAX_CONFUSED else {}
+        return single | {"by_label": by_label, "bins": self.bins} | more
 
 
-def _more(counts: list[int], found: NDArray[np.int64], labels: int) -> list[int]:
-    more: list[int] = np.bincount(found, minlength=labels).tolist()
-    return [one + another for one, another in zip(counts, more, strict=True)] if counts else more
+def is_better(name: str, value: float | None, than: float | None, *, by: float = 0.0) -> bool:
+    """Whether `value` of a measure is better than another, by more than `by`; anything is better than nothing."""
+    if value is None or than is None:
+        return value is not None
+    return value < than - by if name in LOWER_IS_BETTER else value > than + by
 
 
-def _share(part: int, whole: int) -> float:
-    return part / whole if whole else 0.0
+def _auroc(target: NDArray[np.int64], probabilities: NDArray[np.float64]) -> float | None:
+    """Two labels have one curve, seen from either side."""
+    columns = range(1, 2) if probabilities.shape[1] == 2 else range(probabilities.shape[1])
+    both = [label for label in columns if 0 < (target == label).sum() < len(target)]
+    areas = [metrics.roc_auc_score(target == label, probabilities[:, label]) for label in both]
+    return float(np.mean(areas)) if areas else None
+
+
+def _bins(confidence: NDArray[np.float64], is_right: NDArray[np.bool_]) -> list[dict[str, float]]:
+    """A bin reaches from just above its lower edge to its upper one."""
+    of = np.clip(np.ceil(confidence * BINS).astype(int) - 1, 0, BINS - 1)
+    held = [(of == number, number) for number in np.unique(of)]
+    return [
+        {"confidence": float(confidence[its].mean()), "accuracy": float(is_right[its].mean()), "images": int(its.sum())} for its, _ in held
+    ]

@@ -24,19 +24,22 @@ from typing import Any
 import torch
 from torch import nn
 
-from catdog import balance, catalogue, device, export, loaders, loop, losses
+from catdog import balance, catalogue, device, export, loaders, loop, losses, optimizers
 from catdog.cache import Cache
-from catdog.config import TrainConfig
+from catdog.config import BATCH_SIZE, TrainConfig
 from catdog.datasets import Dataset, Record
 from catdog.device import Device
 from catdog.errors import FAILURES, BadConfig, BadInput, CatdogError, DatasetChanged, NotFound, Unavailable
 from catdog.files import sha256_of, write_atomically
 from catdog.guard import Guard
 from catdog.images import Preprocess
-from catdog.loaders import Split
+from catdog.loaders import Pictures, Split, Splits
+from catdog.metrics import Measures
 from catdog.models import Classifier, build
 from catdog.progress import Progress, fits
+from catdog.ranks import ALONE, Ranks
 from catdog.settings import Settings
+from catdog.splits import SPLITS
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +51,7 @@ class Prepared:
     device: Device
     dataset: Dataset
     records: dict[str, list[Record]]
-    """The pictures of each split that this run uses."""
+    """The pictures of each split that this run uses; `train_eval` are those of train that are measured after each epoch."""
     preprocess: Preprocess
     classifier: Classifier
     cache: Cache
@@ -56,8 +59,8 @@ class Prepared:
 
     @property
     def frozen(self) -> bool:
-        """Whether only the head is trained."""
-        return self.config.trainable == "head"
+        """Whether nothing before the features is trained: then they are computed once."""
+        return not any(parameter.requires_grad for parameter in self.classifier.backbone.parameters())
 
     @property
     def network(self) -> nn.Module:
@@ -67,7 +70,8 @@ class Prepared:
     @property
     def pictures(self) -> dict[str, Any]:
         """How many there are of each split and label, and what the balance makes of them."""
-        return balance.facts(self.records, self.dataset.labels, self.config)
+        splits = {name: self.records[name] for name in SPLITS}
+        return balance.facts(splits, self.dataset.labels, self.config)
 
     def enter(self, phase: str) -> Progress:
         """Begin a phase."""
@@ -77,13 +81,20 @@ class Prepared:
     def split(self, name: str) -> Split:
         """A split as what `network` takes. The guard sees every batch of it."""
         if self.frozen:
-            split = loaders.features(self.folder / "features" / f"{name}.safetensors")
+            split = loaders.features(self.folder / "features" / f"{name}.safetensors", [record.name for record in self.records[name]])
         else:
-            split = loaders.pixels(
-                self.dataset, self.records[name], self.preprocess, threads=self.device.threads, cache=self.cache,
-                augment=self.config.augment if name == "train" else "none", seed=self.config.seed,
-            )
+            split = loaders.pixels(self.seen(name), threads=self.device.threads, cache=self.cache)
         return self.guard.watch(name, split)
+
+    def seen(self, name: str) -> Pictures:
+        """The pictures of a split as the network sees them; only those that are trained on are varied."""
+        augment = self.config.augment if name == "train" else "none"
+        return Pictures(self.dataset, self.records[name], self.preprocess, augment, self.config.seed)
+
+    @property
+    def while_training(self) -> list[str]:
+        """The splits that the phase `training` looks at."""
+        return [name for name in ("train", "val", "train_eval") if self.records[name]]
 
 
 def run(folder: Path, settings: Settings, *, fence: int = 0) -> Generator[Progress]:
@@ -127,13 +138,16 @@ def prepare(folder: Path, settings: Settings) -> Prepared:
         raise DatasetChanged(f"Expected the data set {config.dataset}. Received: none of that id.") from error
     _check_fingerprint(folder, dataset)
     records = balance.select(dataset.records, dataset.labels, config)
+    measured = len(records["val"]) if config.n_train_eval is None else config.n_train_eval
+    records["train_eval"] = balance.draw(records["train"], min(measured, len(records["train"])), seed=config.seed)
     chosen = device.choose(config.device, settings)
     random.seed(config.seed)
     torch.manual_seed(config.seed)
     classifier = build(
         config.model, labels=dataset.labels, weights=config.weights, image_size=config.image_size, weights_folder=settings.weights,
     )
-    if config.batch_size == 1 and config.trainable == "all":
+    optimizers.freeze(classifier, config.trainable)
+    if 1 in (config.batch_size, config.micro_batch):
         _check_single_image(classifier, config.image_size)
     preprocess = Preprocess(config.image_size, **catalogue.preprocess(config.model, config.weights), geometry=config.geometry)
     cache = Cache(settings.cache, settings.cache_bytes)
@@ -143,10 +157,12 @@ def prepare(folder: Path, settings: Settings) -> Prepared:
 def _check_single_image(classifier: Classifier, image_size: int) -> None:
     """Batch normalisation over one picture's 1 x 1 map has nothing to normalise by; tried on a copy."""
     try:
-        copy.deepcopy(classifier).train()(torch.zeros((1, image_size, image_size, 3), dtype=torch.uint8))
+        tried = copy.deepcopy(classifier)
+        optimizers.set_training(tried)
+        tried(torch.zeros((1, image_size, image_size, 3), dtype=torch.uint8))
     except ValueError as error:
         raise BadConfig(
-            f"batch_size: expected at least 2 for this network at this size. Received: 1 ({error}).", field="batch_size",
+            f"batch_size: expected at least 2 images at once for this network at this size. Received: 1 ({error}).", field="batch_size",
         ) from error
 
 
@@ -166,10 +182,10 @@ def features(prepared: Prepared) -> Iterator[Progress]:
     if prepared.frozen:
         if lack := device.lack_of_sessions(prepared.device):
             yield Progress("warning", phase="features", message=lack)
-        yield from compute_features(prepared, "train", "val", phase="features")
+        yield from compute_features(prepared, *prepared.while_training, phase="features")
     elif not (prepared.folder / "metrics.json").exists():  # else no epoch is to come
         try:
-            for split in ("train", "val"):
+            for split in prepared.while_training:
                 yield from fill_cache(prepared, split)
         except Unavailable as error:
             yield Progress("warning", phase="features", message=f"{error.message} Every epoch decodes its pictures anew.")
@@ -188,28 +204,25 @@ def compute_features(prepared: Prepared, *splits: str, phase: str) -> Iterator[P
         path = folder / f"{split}.safetensors"
         if not path.exists():
             yield from loaders.compute_features(
-                prepared.dataset, prepared.records[split], graph=graph, preprocess=prepared.preprocess, path=path,
-                threads=prepared.device.threads, phase=phase, device=prepared.device.name,
+                prepared.seen(split), graph=graph, path=path, threads=prepared.device.threads, phase=phase, device=prepared.device.name,
+                views=prepared.config.views if split == "train" else 1,
             )
 
 
 def fill_cache(prepared: Prepared, split: str) -> Iterator[Progress]:
     """Decode a split into the cache, unless it is there."""
     prepared.guard.admit(split)
-    yield from loaders.fill(
-        prepared.dataset, prepared.records[split], prepared.preprocess, cache=prepared.cache,
-        augment=prepared.config.augment if split == "train" else "none", threads=prepared.device.threads, phase="features",
-    )
+    yield from loaders.fill(prepared.seen(split), cache=prepared.cache, threads=prepared.device.threads, phase="features")
 
 
-def training(prepared: Prepared, *, fence: int) -> Iterator[Progress]:
+def training(prepared: Prepared, *, fence: int, ranks: Ranks = ALONE) -> Iterator[Progress]:
     """The phase `training`: the loop; each epoch's line goes to metrics.jsonl too."""
     progress = loop.train(
-        prepared.network, prepared.split("train"), prepared.split("val"), prepared.config,
-        labels=len(prepared.dataset.labels), device=prepared.device.name, folder=prepared.folder / "checkpoints", fence=fence,
+        prepared.network, Splits(*map(prepared.split, prepared.while_training)), prepared.config, labels=len(prepared.dataset.labels),
+        device=prepared.device.name, folder=prepared.folder / "checkpoints", fence=fence, ranks=ranks,
     )
     for step in progress:
-        if step.kind == "epoch":
+        if step.kind == "epoch" and ranks.is_first:
             with (prepared.folder / "metrics.jsonl").open("a") as history:
                 history.write(step.to_json() + "\n")
         yield step
@@ -224,16 +237,17 @@ def testing(prepared: Prepared) -> Iterator[Progress]:
         return
     if prepared.frozen:
         yield from compute_features(prepared, "test", phase="testing")
-    config = prepared.config
+    config, state = prepared.config, loop.State.from_dict(best.state)
     loss = losses.build(config.loss, labels=len(prepared.dataset.labels))
     metrics = {}
     for split in ("val", "test"):
-        tally = loop.evaluate(
-            prepared.network, prepared.split(split), loss=loss, device=prepared.device.name, batch_size=config.batch_size,
+        answers = yield from loop.evaluate(
+            prepared.network, prepared.split(split), loss=loss, device=prepared.device.name, batch_size=config.batch_size or BATCH_SIZE,
         )
-        metrics[split] = tally.to_dict(prepared.dataset.labels)
+        metrics[split] = Measures.of(answers).to_dict(prepared.dataset.labels)
+    facts = {"best_epoch": state.best_epoch, "stop_reason": loop.stop_reason(prepared.folder / "checkpoints", config)}
     with write_atomically(path) as unfinished:
-        unfinished.write_text(json.dumps({"best_epoch": best.state["best_epoch"], **metrics}, indent=2))
+        unfinished.write_text(json.dumps({**facts, **metrics}, indent=2))
 
 
 def packaging(prepared: Prepared) -> str:
@@ -248,7 +262,8 @@ def packaging(prepared: Prepared) -> str:
         export.to_onnx(prepared.classifier, graph, image_size=config.image_size)
     metrics: dict[str, Any] = json.loads((folder / "metrics.json").read_text())
     facts = {
-        "labels": list(dataset.labels), "metrics": {name: metrics[name] for name in ("val", "test")}, "best_epoch": metrics["best_epoch"],
+        "labels": list(dataset.labels), "metrics": {name: metrics[name] for name in ("val", "test")},
+        "best_epoch": metrics["best_epoch"], "stop_reason": metrics["stop_reason"],
         "pictures": prepared.pictures,
         "config": config.model_dump(mode="json"), "fingerprint": dataset.fingerprint, "seed": config.seed,
         "device": prepared.device.to_dict(), "licence": catalogue.licence(config.model, config.weights),
@@ -272,7 +287,7 @@ def failure(error: BaseException) -> Progress:
     if isinstance(error, CatdogError):
         code = error.code if error.code in FAILURES else "internal"
         return Progress("failed", code=code, message=error.message, remedy=error.remedy)
-    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+    if isinstance(error, MemoryError) or device.is_out_of_memory(error):
         return _failed("out_of_memory", error)
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return _failed("disk_full", error)

@@ -8,6 +8,7 @@ from PIL import Image, ImageDraw, ImageFont
 from catdog import loaders
 from catdog.datasets import Dataset, Record
 from catdog.images import Preprocess
+from catdog.loaders import Pictures
 
 PICTURES = 12
 """Rows of a sheet, shared by the labels."""
@@ -25,8 +26,8 @@ def contact_sheet(
 ) -> Image.Image:
     """Draw the first pictures of each label among `records` (those that are trained on), through the loader that training uses."""
     shown = _of_each_label(dataset, records)
-    plain = loaders.pixels(dataset, shown, preprocess, threads=threads)
-    trained = loaders.pixels(dataset, shown, preprocess, threads=threads, augment=augment, seed=seed)
+    plain = loaders.pixels(Pictures(dataset, shown, preprocess), threads=threads)
+    trained = loaders.pixels(Pictures(dataset, shown, preprocess, augment, seed), threads=threads)
     places = range(len(shown))
     columns = [plain.fetch(places, 0).numpy(), *(trained.fetch(places, epoch).numpy() for epoch in range(VIEWS))]
     side = preprocess.image_size

@@ -13,6 +13,7 @@ from PIL import Image
 from catdog import sources
 from catdog.datasets import Dataset
 from catdog.images import Preprocess, decode
+from catdog.loaders import Pictures
 from tests.living import FAST_JOB, LiveStack, command_line, until
 
 
@@ -76,7 +77,7 @@ def test_served_pixels_and_probabilities_are_those_of_validation(stack: LiveStac
     best = loop.best(prepared.folder / "checkpoints")
     prepared.network.load_state_dict(best.weights())
     records = prepared.dataset.split("val")
-    split = loaders.pixels(Dataset.open(settings.datasets / dataset["id"]), records, prepared.preprocess, threads=1)
+    split = loaders.pixels(Pictures(Dataset.open(settings.datasets / dataset["id"]), records, prepared.preprocess), threads=1)
     trained_pixels = split.fetch(range(len(records)), 0)
     with torch.no_grad():
         expected = softmax(prepared.classifier.eval()(trained_pixels).numpy())

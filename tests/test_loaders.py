@@ -21,7 +21,7 @@ from catdog.drawing import LABELS, draw_picture
 from catdog.errors import Unavailable
 from catdog.images import GEOMETRIES, Preprocess, decode
 from catdog.inference import Predictor
-from catdog.loaders import Split, shuffled
+from catdog.loaders import Pictures, Split, shuffled
 from catdog.progress import Progress
 from catdog.settings import Settings
 from catdog.sources import import_folder
@@ -68,21 +68,21 @@ def test_every_image_once_and_no_lonely_last_one(images: int, batch_size: int, s
 def test_skipping_gives_the_rest_of_the_same_epoch(skip: int) -> None:
     split = Split(torch.arange(17), identity)
     order = shuffled(17, seed=1, epoch=2)
-    whole = [target.tolist() for _, target in split.batches(4, order=order, epoch=2)]
-    assert [target.tolist() for _, target in split.batches(4, order=order, skip=skip, epoch=2)] == whole[skip:]
-    for inputs, target in split.batches(4, order=order, epoch=2):
+    whole = [target.tolist() for _, target in split.batches(split.plan(4, order), epoch=2)]
+    assert [target.tolist() for _, target in split.batches(split.plan(4, order), skip=skip, epoch=2)] == whole[skip:]
+    for inputs, target in split.batches(split.plan(4, order), epoch=2):
         assert torch.equal(inputs, torch.stack([target, torch.full_like(target, 2)], dim=1))
 
 
 @given(order=st.lists(st.integers(0, 5), min_size=1, max_size=40), batch_size=st.integers(1, 9), skip=st.integers(0, 3))
 def test_a_repeated_picture_is_looked_at_anew_however_the_epoch_is_cut(order: list[int], batch_size: int, skip: int) -> None:
     split = Split(torch.arange(6), identity)
-    whole = [tuple(draw) for inputs, _ in split.batches(1, order=order, epoch=3) for draw in inputs.tolist()]
+    whole = [tuple(draw) for inputs, _ in split.batches(split.plan(1, order), epoch=3) for draw in inputs.tolist()]
     assert [position for position, _ in whole] == order and len(set(whole)) == len(order)
     assert whole[0] == (order[0], 3)
-    batches = [inputs.tolist() for inputs, _ in split.batches(batch_size, order=order, epoch=3)]
+    batches = [inputs.tolist() for inputs, _ in split.batches(split.plan(batch_size, order), epoch=3)]
     assert [tuple(draw) for batch in batches for draw in batch] == whole
-    assert [inputs.tolist() for inputs, _ in split.batches(batch_size, order=order, epoch=3, skip=skip)] == batches[skip:]
+    assert [inputs.tolist() for inputs, _ in split.batches(split.plan(batch_size, order), epoch=3, skip=skip)] == batches[skip:]
 
 
 def test_the_next_batches_are_fetched_meanwhile_and_no_more() -> None:
@@ -92,7 +92,7 @@ def test_the_next_batches_are_fetched_meanwhile_and_no_more() -> None:
         fetched.put(positions[0])
         return identity(positions, epoch)
 
-    batches = Split(torch.arange(20), fetch).batches(2)
+    batches = Split(torch.arange(20), fetch).batches([[first, first + 1] for first in range(0, 20, 2)])
     next(batches)
     assert [fetched.get(timeout=60) for _ in range(3)] == [0, 2, 4]
     batches.close()  # type: ignore[attr-defined]
@@ -104,12 +104,12 @@ def test_an_error_in_a_picture_reaches_who_asks() -> None:
         raise OSError("disk")
 
     with pytest.raises(OSError, match="disk"):
-        list(Split(torch.zeros(4, dtype=torch.int64), broken).batches(2))
+        list(Split(torch.zeros(4, dtype=torch.int64), broken).batches([[0, 1], [2, 3]]))
 
 
 def test_pixels_are_what_serving_sees_and_targets_follow_the_labels(drawn: Dataset) -> None:
     records = drawn.split("train")
-    split = loaders.pixels(drawn, records, PREPROCESS, threads=2)
+    split = loaders.pixels(Pictures(drawn, records, PREPROCESS), threads=2)
     fetched = split.fetch(range(len(records)), 0)
     assert fetched.dtype == torch.uint8 and fetched.shape == (len(records), 32, 32, 3)
     for position, record in enumerate(records):
@@ -119,7 +119,7 @@ def test_pixels_are_what_serving_sees_and_targets_follow_the_labels(drawn: Datas
 
 def fill(dataset: Dataset, cache: Cache, preprocess: Preprocess, augment: str) -> list[Progress]:
     return list(loaders.fill(
-        dataset, dataset.split("train"), preprocess, cache=cache, augment=augment, threads=2, phase="features",
+        Pictures(dataset, dataset.split("train"), preprocess, augment), cache=cache, threads=2, phase="features",
     ))
 
 
@@ -127,11 +127,12 @@ def fill(dataset: Dataset, cache: Cache, preprocess: Preprocess, augment: str) -
 @pytest.mark.parametrize("geometry", GEOMETRIES)
 def test_the_cache_changes_no_pixel_and_pays_no_decoding(drawn: Dataset, tmp_path: Path, geometry: Any, augment: str) -> None:
     preprocess, cache, records = Preprocess(32, geometry=geometry), Cache(tmp_path, 10**7), drawn.split("train")
-    anew = loaders.pixels(drawn, records, preprocess, threads=2, augment=augment, seed=4)
+    anew = loaders.pixels(Pictures(drawn, records, preprocess, augment, seed=4), threads=2)
     said = fill(drawn, cache, preprocess, augment)
     assert said[-1].step == said[-1].steps == len(records) and fill(drawn, cache, preprocess, augment) == []
     # The bytes of this data set are nowhere to be found: what is fetched cannot have been decoded.
-    cached = loaders.pixels(replace(drawn, folder=tmp_path / "gone"), records, preprocess, threads=1, cache=cache, augment=augment, seed=4)
+    gone = replace(drawn, folder=tmp_path / "gone")
+    cached = loaders.pixels(Pictures(gone, records, preprocess, augment, seed=4), threads=1, cache=cache)
     for epoch in (0, 5):
         assert torch.equal(anew.fetch(range(len(records)), epoch), cached.fetch(range(len(records)), epoch))
     assert torch.equal(anew.targets, cached.targets)
@@ -142,22 +143,22 @@ def test_the_cache_changes_no_pixel_and_pays_no_decoding(drawn: Dataset, tmp_pat
 
 def test_views_differ_by_epoch_and_seed_and_by_nothing_else(drawn: Dataset) -> None:
     records = drawn.split("train")
-    split = loaders.pixels(drawn, records, PREPROCESS, threads=2, augment="default")
+    split = loaders.pixels(Pictures(drawn, records, PREPROCESS, "default"), threads=2)
     everything, backwards = range(len(records)), range(len(records))[::-1]
     views = split.fetch(everything, 1)
     assert views.dtype == torch.uint8 and views.shape == (len(records), 32, 32, 3)
-    alone = loaders.pixels(drawn, records[::-1], PREPROCESS, threads=1, augment="default")
+    alone = loaders.pixels(Pictures(drawn, records[::-1], PREPROCESS, "default"), threads=1)
     assert torch.equal(torch.cat([alone.fetch([position], 1) for position in backwards]), views)
-    reseeded = loaders.pixels(drawn, records, PREPROCESS, threads=2, augment="default", seed=1)
+    reseeded = loaders.pixels(Pictures(drawn, records, PREPROCESS, "default", seed=1), threads=2)
     for other in (split.fetch(everything, 2), reseeded.fetch(everything, 1)):
         assert all(not torch.equal(one, another) for one, another in zip(views, other, strict=True))
 
 
 def test_a_resumed_epoch_sees_what_the_first_would_have(drawn: Dataset) -> None:
-    split = loaders.pixels(drawn, drawn.split("train"), PREPROCESS, threads=2, augment="strong", seed=9)
+    split = loaders.pixels(Pictures(drawn, drawn.split("train"), PREPROCESS, "strong", seed=9), threads=2)
     order = [*shuffled(len(split), seed=9, epoch=2), 0, 0, 1]
-    whole = [inputs for inputs, _ in split.batches(5, order=order, epoch=2)]
-    rest = [inputs for inputs, _ in split.batches(5, order=order, epoch=2, skip=2)]
+    whole = [inputs for inputs, _ in split.batches(split.plan(5, order), epoch=2)]
+    rest = [inputs for inputs, _ in split.batches(split.plan(5, order), epoch=2, skip=2)]
     assert len(rest) == len(whole) - 2 and all(torch.equal(one, other) for one, other in zip(rest, whole[2:], strict=True))
     last, place = torch.cat(whole), order.index(0)
     assert not torch.equal(last[-3], last[-2]) and not torch.equal(last[place], last[-3])
@@ -170,8 +171,8 @@ def test_no_room_is_said_and_pixels_come_all_the_same(drawn: Dataset, tmp_path: 
         fill(drawn, small, PREPROCESS, augment)
     assert "CATDOG_CACHE_BYTES" in caught.value.remedy
     assert fill(drawn, Cache(tmp_path / "off", 0), PREPROCESS, augment) == []  # switched off: nothing to say
-    expected = loaders.pixels(drawn, records, PREPROCESS, threads=1, augment=augment).fetch([0, 1], 0)
-    assert torch.equal(loaders.pixels(drawn, records, PREPROCESS, threads=1, cache=small, augment=augment).fetch([0, 1], 0), expected)
+    expected = loaders.pixels(Pictures(drawn, records, PREPROCESS, augment), threads=1).fetch([0, 1], 0)
+    assert torch.equal(loaders.pixels(Pictures(drawn, records, PREPROCESS, augment), threads=1, cache=small).fetch([0, 1], 0), expected)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -195,7 +196,7 @@ def test_a_damaged_cache_is_filled_anew(drawn: Dataset, tmp_path: Path) -> None:
     fill(drawn, cache, PREPROCESS, "none")
     (path,) = [path for path in tmp_path.iterdir() if path.stat().st_size]
     path.write_bytes(path.read_bytes()[::-1])
-    split = loaders.pixels(drawn, records, PREPROCESS, threads=1, cache=cache)
+    split = loaders.pixels(Pictures(drawn, records, PREPROCESS), threads=1, cache=cache)
     assert np.array_equal(split.fetch([3], 0)[0].numpy(), PREPROCESS.pixels(decode(drawn.read(records[3]))))
     assert fill(drawn, cache, PREPROCESS, "none")
 
@@ -203,7 +204,7 @@ def test_a_damaged_cache_is_filled_anew(drawn: Dataset, tmp_path: Path) -> None:
 def test_features_are_the_graphs_for_every_image_in_order(dataset: Dataset, finished: Finished, tmp_path: Path) -> None:
     graph = finished.run / "package" / "model.onnx"
     path, records = tmp_path / "val.safetensors", dataset.split("val")
-    said = list(loaders.compute_features(dataset, records, graph=graph, preprocess=PREPROCESS, path=path, threads=2, phase="features"))
+    said = list(loaders.compute_features(Pictures(dataset, records, PREPROCESS), graph=graph, path=path, threads=2, phase="features"))
     split = loaders.features(path)
     assert said[-1].step == said[-1].steps == len(records)
     predictor = Predictor.load(finished.run / "package")
@@ -216,7 +217,7 @@ def test_features_are_the_graphs_for_every_image_in_order(dataset: Dataset, fini
 
 def test_features_that_were_not_finished_are_not_there(dataset: Dataset, finished: Finished, tmp_path: Path) -> None:
     steps = loaders.compute_features(
-        dataset, dataset.split("train"), graph=finished.run / "package" / "model.onnx", preprocess=PREPROCESS,
+        Pictures(dataset, dataset.split("train"), PREPROCESS), graph=finished.run / "package" / "model.onnx",
         path=tmp_path / "train.safetensors", threads=1, phase="features",
     )
     next(steps)

@@ -14,9 +14,11 @@ from torch import Tensor, nn
 from catdog import balance, checkpoints, loop, losses
 from catdog.config import TrainConfig
 from catdog.errors import NonFiniteLoss
-from catdog.loaders import Split
-from catdog.metrics import Tally
+from catdog.learner import Learner
+from catdog.loaders import Split, Splits
+from catdog.metrics import Answers, Measures, Tally
 from catdog.progress import Progress
+from catdog.ranks import ALONE
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -28,13 +30,13 @@ class TinyNet(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.layers = nn.Sequential(
+        self.backbone = nn.Sequential(
             nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(0.2),
         )
         self.head = nn.Linear(4, 2)
 
     def forward(self, pixels: Tensor) -> Tensor:
-        logits: Tensor = self.head(self.layers(pixels.permute(0, 3, 1, 2).float() / 255))
+        logits: Tensor = self.head(self.backbone(pixels.permute(0, 3, 1, 2).float() / 255))
         return logits
 
 
@@ -57,15 +59,44 @@ def config(**fields: Any) -> TrainConfig:
     return TrainConfig.parse({"dataset": "ds_" + "0" * 32, "model": "unet", **fields})
 
 
+def is_step(progress: Progress) -> bool:
+    """A step that was made; while it measures the loop repeats the last one, without its pace, as a sign of life."""
+    return progress.kind == "step" and progress.learning_rate is not None
+
+
 def train(folder: Path, net: nn.Module | None = None, *, fence: int = 0, **fields: Any) -> Generator[Progress]:
     return loop.train(
-        net or network(), split(16, 1), split(6, 2), config(**fields), labels=2, device="cpu", folder=folder, fence=fence,
+        net or network(), Splits(split(16, 1), split(6, 2), split(6, 3)), config(**fields), labels=2, device="cpu", folder=folder,
+        fence=fence,
     )
+
+
+def evaluated(net: nn.Module, data: Split, *, batch_size: int = 5, loss: str = "cross_entropy") -> Answers:
+    """What evaluate returns, its signs of life left unheard."""
+    answers = loop.evaluate(net, data, loss=losses.build(loss, labels=2), batch_size=batch_size)
+    while True:
+        try:
+            next(answers)
+        except StopIteration as end:
+            found: Answers = end.value
+            return found
+
+
+def learner_of(net: nn.Module, **fields: Any) -> Learner:
+    targets = fields.pop("targets", torch.tensor([0, 1]))
+    return Learner.build(net, config(**fields), targets=targets, labels=2, device="cpu", ranks=ALONE)
+
+
+def in_double(net: TinyNet) -> TinyNet:
+    """In float64, and without what depends on who else is in the batch or on chance."""
+    net.backbone[1], net.backbone[5] = nn.Identity(), nn.Identity()
+    net.backbone[0].register_forward_pre_hook(lambda _, inputs: (inputs[0].double(),))
+    return net.double()
 
 
 def test_the_golden_run(tmp_path: Path) -> None:
     """Two columns, step and training loss of that step's epoch so far. A changed file must be explained in its commit."""
-    lines = [f"{p.step} {p.train_loss:.6f}" for p in train(tmp_path) if p.kind == "step"]
+    lines = [f"{p.step} {p.train_loss:.6f}" for p in train(tmp_path) if is_step(p)]
     expected = [tuple(map(float, line.split())) for line in GOLDEN.read_text().splitlines()]
     received = [tuple(map(float, line.split())) for line in lines]
     assert [step for step, _ in received] == [step for step, _ in expected]
@@ -89,10 +120,10 @@ def test_a_run_stopped_at_any_step_ends_with_the_weights_of_an_uninterrupted_one
 
     stopped = train(tmp_path / "resumed", network(), fence=1, balance=balance)
     for progress in stopped:
-        if progress.kind == "step" and progress.step == after_steps:
+        if is_step(progress) and progress.step == after_steps:
             stopped.close()
     resumed = network(seed=77)
-    steps = [progress.step for progress in train(tmp_path / "resumed", resumed, fence=2, balance=balance) if progress.kind == "step"]
+    steps = [progress.step for progress in train(tmp_path / "resumed", resumed, fence=2, balance=balance) if is_step(progress)]
 
     assert steps == list(range(after_steps + 1, 10)), "no step twice, none left out"
     for name, value in whole.state_dict().items():
@@ -104,39 +135,38 @@ def test_every_image_is_trained_on_once_an_epoch_and_a_last_single_one_joins_its
     seen = data.plan(5, order=list(range(16)))
     assert [len(batch) for batch in seen] == [5, 5, 6]
     assert sorted(itertools.chain(*seen)) == list(range(16))
-    assert [len(target) for _, target in data.batches(5, skip=1)] == [5, 6]
+    assert [len(target) for _, target in data.batches(data.plan(5), skip=1)] == [5, 6]
 
 
 def test_a_data_set_smaller_than_a_batch_is_one_batch(tmp_path: Path) -> None:
     """The workshop's loader dropped the last batch, and with it a small data set."""
-    steps = [p for p in train(tmp_path, batch_size=64) if p.kind == "step"]
+    steps = [p for p in train(tmp_path, batch_size=64) if is_step(p)]
     assert [p.steps for p in steps] == [3, 3, 3]
 
 
 def test_a_batch_is_on_the_cpu_until_the_loop_moves_it() -> None:
-    assert all(part.device.type == "cpu" for batch in split(16, 1).batches(5) for part in batch)
+    assert all(part.device.type == "cpu" for batch in split(16, 1).batches([[0, 1, 2], [3, 4]]) for part in batch)
 
 
 def test_epoch_losses_do_not_depend_on_the_batch_size_of_evaluation() -> None:
-    net, data, loss = network().double(), split(13, 3), losses.build("cross_entropy", labels=2)
-    net.layers[0].register_forward_pre_hook(lambda _, inputs: (inputs[0].double(),))
-    tallies = [loop.evaluate(net, data, loss=loss, device="cpu", batch_size=size) for size in (1, 5, 10, 13)]
-    assert all(tally.images == 13 for tally in tallies)
-    assert all(abs(tally.loss - tallies[0].loss) < 1e-9 for tally in tallies)
+    net, data = in_double(network()), split(13, 3)
+    measured = [Measures.of(evaluated(net, data, batch_size=size)) for size in (1, 5, 10, 13)]
+    assert all(one.images == 13 for one in measured)
+    assert all(abs(one.loss - measured[0].loss) < 1e-9 for one in measured)
     assert net.training
 
 
 def test_a_weighted_step_is_that_of_the_weighted_mean_and_reports_the_plain_one() -> None:
     """The gradients are those of sum(weight * loss) / images, also where a batch has more of a rare label than its share."""
-    (inputs, _), target = next(split(5, 1).batches(5)), torch.tensor([0, 0, 0, 1, 1])
-    loss, weights = losses.build("cross_entropy", labels=2), torch.tensor([0.625, 2.5])
-    net, by_hand = network().double(), network().double()
-    for one in (net, by_hand):
-        one.layers[1], one.layers[5] = nn.Identity(), nn.Identity()  # no batch statistics, no dropout
-        one.layers[0].register_forward_pre_hook(lambda _, inputs: (inputs[0].double(),))
+    (inputs, _), target = next(split(5, 1).batches([[0, 1, 2, 3, 4]])), torch.tensor([0, 0, 0, 1, 1])
+    loss = losses.build("cross_entropy", labels=2)
+    net, by_hand = in_double(network()), in_double(network())
+    learner = learner_of(
+        net, optimizer="sgd", momentum=0, weight_decay=0, learning_rate=1.0, balance="weighted", targets=torch.tensor([0] * 8 + [1] * 2),
+    )
+    assert learner.label_weights.tolist() == [0.625, 2.5]
     state = loop.State()
-    optimizer = torch.optim.SGD(net.parameters(), lr=1.0)
-    loop.train_step(net, inputs, target, loss=loss, label_weights=weights, optimizer=optimizer, rate=1.0, state=state)
+    loop.train_step(learner, inputs, target, images=5, state=state)
 
     plain = loss(by_hand(inputs), target)
     parameters = list(by_hand.parameters())
@@ -144,6 +174,19 @@ def test_a_weighted_step_is_that_of_the_weighted_mean_and_reports_the_plain_one(
     for after, before, gradient in zip(net.parameters(), parameters, gradients, strict=True):
         torch.testing.assert_close(after, before - gradient, rtol=0, atol=1e-12)
     assert state.tally.loss == pytest.approx(plain.mean().item(), abs=1e-12)
+
+
+@pytest.mark.parametrize("micro_batch", [1, 2, 3, 4, 6, 7])
+def test_a_step_in_micro_batches_is_that_of_the_whole_batch(micro_batch: int) -> None:
+    """Also where the last one is ragged, in float64 to 1e-12."""
+    inputs, target = next(split(7, 1).batches([list(range(7))]))
+    whole, pieces = in_double(network()), in_double(network())
+    for net, size in ((whole, 7), (pieces, micro_batch)):
+        state = loop.State()
+        loop.train_step(learner_of(net, batch_size=7, micro_batch=size), inputs, target, images=7, state=state)
+        assert state.tally.images == 7
+    for one, other in zip(whole.parameters(), pieces.parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-12)
 
 
 def test_a_sampled_epoch_is_taken_as_balance_orders_it(tmp_path: Path) -> None:
@@ -155,7 +198,7 @@ def test_a_sampled_epoch_is_taken_as_balance_orders_it(tmp_path: Path) -> None:
         return data.fetch(positions, *rest)
 
     for _ in loop.train(
-        network(), Split(targets, fetch), split(6, 2), config(balance="sampler", epochs=2), labels=2, device="cpu", folder=tmp_path,
+        network(), Splits(Split(targets, fetch), split(6, 2)), config(balance="sampler", epochs=2), labels=2, device="cpu", folder=tmp_path,
     ):
         pass
     epochs = [balance.order(targets, seed=0, epoch=epoch) for epoch in range(2)]
@@ -167,7 +210,7 @@ def test_an_epoch_says_what_its_validation_found_for_each_label(tmp_path: Path) 
     last = [p for p in train(tmp_path) if p.kind == "epoch"][-1]
     again = network()
     again.load_state_dict(checkpoints.at(tmp_path, last.step or 0).weights())
-    tally = loop.evaluate(again, split(6, 2), loss=losses.build("cross_entropy", labels=2), device="cpu", batch_size=4)
+    tally = Measures.of(evaluated(again, split(6, 2), batch_size=4))
     assert last.val_balanced_accuracy == tally.balanced_accuracy and last.val_accuracy == tally.accuracy
     for said, found in ((last.val_precision, tally.precision), (last.val_recall, tally.recall), (last.val_f1, tally.f1)):
         assert said == pytest.approx(found, abs=1e-4)
@@ -179,7 +222,7 @@ def test_a_validation_that_is_not_finite_ends_the_run_and_keeps_the_best(tmp_pat
     run = train(tmp_path, net)
     with pytest.raises(NonFiniteLoss, match="after epoch 2"):
         for progress in run:
-            if progress.kind == "step" and progress.step == 6:  # the last of the second epoch
+            if is_step(progress) and progress.step == 6:  # the last of the second epoch
                 with torch.no_grad():
                     net.head.bias.fill_(float("nan"))
     assert loop.best(tmp_path).state["best_epoch"] == 1
@@ -188,7 +231,7 @@ def test_a_validation_that_is_not_finite_ends_the_run_and_keeps_the_best(tmp_pat
 def test_evaluation_leaves_gradients_on_and_weights_alone() -> None:
     net = network()
     before = {name: value.clone() for name, value in net.state_dict().items()}
-    loop.evaluate(net, split(6, 2), loss=losses.build("cross_entropy", labels=2), device="cpu", batch_size=4)
+    evaluated(net, split(6, 2))
     assert torch.is_grad_enabled()
     assert all(torch.equal(value, net.state_dict()[name]) for name, value in before.items())
 
@@ -198,14 +241,10 @@ def test_a_loss_that_is_not_finite_stops_before_the_update() -> None:
     with torch.no_grad():
         net.head.bias.fill_(float("nan"))
     before = {name: value.clone() for name, value in net.named_parameters()}
-    optimizer = torch.optim.AdamW(net.parameters())
     state = loop.State(step=7)
-    inputs, target = next(split(4, 1).batches(4))
+    inputs, target = next(split(4, 1).batches([[0, 1, 2, 3]]))
     with pytest.raises(NonFiniteLoss, match="step 7") as caught:
-        loop.train_step(
-            net, inputs, target, loss=losses.build("cross_entropy", labels=2), label_weights=torch.ones(2), optimizer=optimizer, rate=0.1,
-            state=state,
-        )
+        loop.train_step(learner_of(net), inputs, target, images=4, state=state)
     assert caught.value.step == 7
     assert state == loop.State(step=7)
     assert all(torch.equal(value.nan_to_num(), dict(net.named_parameters())[name].nan_to_num()) for name, value in before.items())
@@ -220,8 +259,8 @@ def test_the_best_epoch_is_the_first_with_the_lowest_validation_loss_and_is_kept
     assert best.state["best_epoch"] < 8
     again = network(seed=5)
     again.load_state_dict(best.weights())
-    tally = loop.evaluate(again, split(6, 2), loss=losses.build("cross_entropy", labels=2), device="cpu", batch_size=5)
-    assert tally.loss == pytest.approx(best.state["best_val_loss"], abs=1e-9)
+    tally = Measures.of(evaluated(again, split(6, 2)))
+    assert tally.loss == pytest.approx(best.state["best_value"], abs=1e-9)
 
 
 def test_a_broken_newest_checkpoint_costs_one_epoch_and_not_the_best(tmp_path: Path) -> None:
@@ -236,7 +275,7 @@ def test_a_broken_newest_checkpoint_costs_one_epoch_and_not_the_best(tmp_path: P
 
 
 def test_a_tally_survives_the_checkpoint() -> None:
-    state = loop.State(epoch=1, batch=2, step=5, tally=Tally(10, 3.5, [6, 4], [5, 5], [4, 3]), best_epoch=1, best_step=3, best_val_loss=0.5)
+    state = loop.State(epoch=1, batch=2, step=5, tally=Tally(10, 3.5, 7), best_epoch=1, best_step=3, best_value=0.5)
     assert loop.State.from_dict(asdict(state)) == state
 
 

@@ -125,9 +125,9 @@ def test_a_batch_of_the_test_split_before_testing_is_refused_whoever_asks(other:
     loss = losses.build("cross_entropy", labels=2)
     for phase in ("preparing", "features", "training"):
         prepared.enter(phase)
-        assert next(train.batches(2)) and len(test) and len(prepared.records["test"])  # scanning is allowed
+        assert next(train.batches(train.plan(2))) and len(test) and len(prepared.records["test"])  # scanning is allowed
         with pytest.raises(TestSplitTouched, match=f"Received: one in {phase}"):
-            next(test.batches(2))
+            next(test.batches(test.plan(2)))
         with pytest.raises(TestSplitTouched):
             loop.evaluate(prepared.network, test, loss=loss, device="cpu", batch_size=2)
         with pytest.raises(TestSplitTouched):

@@ -8,6 +8,7 @@ import numpy as np
 from catdog import loaders
 from catdog.drawing import LABELS, draw_picture
 from catdog.images import Preprocess
+from catdog.loaders import Pictures
 from catdog.settings import Settings
 from catdog.sheets import GAP, LINE, PICTURES, VIEWS, contact_sheet
 from catdog.sources import import_folder
@@ -26,8 +27,8 @@ def test_a_sheet_shows_what_the_loader_gives_to_training(tmp_path: Path) -> None
     sheet = np.asarray(drawn)
     by_label = [[record for record in records if record.label == label] for label in dataset.labels]
     shown = [by_label[row % 2][row // 2] for row in range(PICTURES)]
-    trained = loaders.pixels(dataset, shown, preprocess, threads=1, augment="strong", seed=3)
-    validated = loaders.pixels(dataset, shown, preprocess, threads=1)
+    trained = loaders.pixels(Pictures(dataset, shown, preprocess, "strong", seed=3), threads=1)
+    validated = loaders.pixels(Pictures(dataset, shown, preprocess), threads=1)
     for column in range(1 + VIEWS):
         expected = validated.fetch(range(PICTURES), 0) if column == 0 else trained.fetch(range(PICTURES), column - 1)
         for row in range(PICTURES):

@@ -35,6 +35,7 @@ from catdog import loaders
 from catdog.cache import Cache
 from catdog.datasets import Dataset, Record
 from catdog.images import Preprocess
+from catdog.loaders import Pictures
 from catdog.machine import Machine
 from catdog.settings import Settings
 from catdog.sources import import_folder
@@ -104,11 +105,11 @@ def theirs(loader: DataLoader[tuple[torch.Tensor, int]], _epoch: int) -> int:
 
 def ours(dataset: Dataset, records: list[Record], cache: Cache, augment: str, threads: int) -> Callable[[int], int]:
     """An epoch from the cache."""
-    split = loaders.pixels(dataset, records, Preprocess(SIDE), threads=threads, cache=cache, augment=augment)
+    split = loaders.pixels(Pictures(dataset, records, Preprocess(SIDE), augment), threads=threads, cache=cache)
 
     def epoch(number: int) -> int:
         order = loaders.shuffled(len(split), seed=0, epoch=number)
-        return sum(len(target) for _, target in split.batches(BATCH, order=order, epoch=number))
+        return sum(len(target) for _, target in split.batches(split.plan(BATCH, order), epoch=number))
 
     return epoch
 
@@ -116,7 +117,7 @@ def ours(dataset: Dataset, records: list[Record], cache: Cache, augment: str, th
 def first_epoch(dataset: Dataset, records: list[Record], cache: Cache, augment: str, threads: int) -> float:
     """Images per second of filling the cache and the first pass over it."""
     began = time.perf_counter()
-    for _ in loaders.fill(dataset, records, Preprocess(SIDE), cache=cache, augment=augment, threads=threads, phase="features"):
+    for _ in loaders.fill(Pictures(dataset, records, Preprocess(SIDE), augment), cache=cache, threads=threads, phase="features"):
         pass
     return ours(dataset, records, cache, augment, threads)(0) / (time.perf_counter() - began)
 

@@ -1,0 +1,95 @@
+"""Ranks, join, ALONE: the processes that share one training. torch.distributed does the work; torchrun starts them.
+
+Every rank has the whole network and takes its share of each batch; the gradients are those of the whole batch, so that n processes take
+the step that one would. A batch statistic (BatchNorm) is over a rank's own share on the CPU; on GPUs it is over the whole batch.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TypeVar
+
+import torch
+from torch import Tensor, distributed, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from catdog import device as devices
+
+PATIENCE = timedelta(minutes=30)
+"""How long a rank waits for the others before it gives up: longer than any validation of the first rank's alone may take."""
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, slots=True)
+class Ranks:
+    """How many processes share the training, and which of them this is."""
+
+    rank: int = 0
+    size: int = 1
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this is the one that saves and speaks for all."""
+        return self.rank == 0
+
+    def share(self, whole: Sequence[_T]) -> list[_T]:
+        """What of a sequence is this rank's."""
+        return list(whole[self.rank :: self.size])
+
+    def parallel(self, network: nn.Module) -> nn.Module:
+        """The network with gradients averaged over the ranks; the weights of the first are everybody's."""
+        if self.size == 1:
+            return network
+        return DistributedDataParallel(network)
+
+    def waiting(self, network: Callable[[Tensor], Tensor], *, is_last: bool) -> AbstractContextManager[None]:
+        """Where gradients of several backward passes are summed, only the last one's is a matter of all ranks."""
+        if is_last or not isinstance(network, DistributedDataParallel):
+            return nullcontext()
+        waiting: AbstractContextManager[None] = network.no_sync()
+        return waiting
+
+    def align(self, network: nn.Module) -> None:
+        """Give everybody the first rank's buffers: the running statistics that an evaluation goes by."""
+        if self.size > 1:
+            for buffer in network.buffers():
+                distributed.broadcast(buffer, 0)
+
+    def sum(self, own: Tensor) -> Tensor:
+        """The sum over the ranks of a number."""
+        if self.size > 1:
+            distributed.all_reduce(own)
+        return own
+
+    def first_says(self, number: float) -> float:
+        """The first rank's number, such as its clock, so that all do the same by it."""
+        if self.size == 1:
+            return number
+        said = torch.tensor(number, dtype=torch.float64)
+        distributed.broadcast(said, 0)
+        return said.item()
+
+    def gather(self, own: Tensor, *, whole: int) -> Tensor:
+        """Of `whole` rows that were shared out by `share`: all of them in their order, from each rank's own (n, ...)."""
+        if self.size == 1:
+            return own
+        most = -(-whole // self.size)
+        padded = torch.cat([own, own.new_zeros((most - len(own), *own.shape[1:]))])
+        parts = [torch.empty_like(padded) for _ in range(self.size)]
+        distributed.all_gather(parts, padded.contiguous())
+        return torch.stack(parts, dim=1).flatten(0, 1)[:whole]
+
+
+ALONE = Ranks()
+
+
+@contextmanager
+def join(device: str) -> Iterator[Ranks]:
+    """Join the ranks that torchrun has started; by its environment each knows its number and where the others are."""
+    distributed.init_process_group(devices.take_own_gpu(device), timeout=PATIENCE)
+    try:
+        yield Ranks(distributed.get_rank(), distributed.get_world_size())
+    finally:
+        distributed.destroy_process_group()
