@@ -14,6 +14,7 @@ import resource
 import signal
 import sys
 import time
+from collections.abc import Callable, Generator
 from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
@@ -23,13 +24,14 @@ import typer
 from rich.console import Console
 from rich.table import Column, Table
 
-from catdog import __version__
+from catdog import __version__, process
 from catdog.errors import BadConfig, BadInput, BadSettings, CatdogError, NoModel, NotFound, Unavailable
 from catdog.settings import Settings, described, nearest, wait_passively
 
 if TYPE_CHECKING:
     from catdog.config import TrainConfig
     from catdog.plans import Labelling
+    from catdog.progress import Progress
 
 STOPPED = 75
 IMPORT_MEMORY_BYTES = 4 * 2**30
@@ -251,6 +253,45 @@ def run(
 
     Lines go to standard output, everything else that is printed to standard error. SIGTERM leaves a checkpoint (exit 75).
     """
+
+    def steps() -> "Generator[Progress]":
+        from catdog import examination
+        from catdog import run as phases
+
+        settings = Settings.load(secrets=False)
+        return phases.run(folder, settings, fence=fence) if kind == "train" else examination.examine(folder, settings)
+
+    _speak(steps)
+
+
+@app.command(hidden=True)
+def rank(
+    folder: Annotated[Path, typer.Argument(help="A run folder that is in the phase `training`.")],
+    fence: Annotated[int, typer.Option(min=0, help="The number of this attempt.")] = 0,
+) -> None:
+    """Train as one of several processes, which torchrun has started; the first prints lines as `run` does."""
+    process.die_with_parent(os.getppid())
+
+    def steps() -> "Generator[Progress]":
+        from catdog import ranks
+        from catdog import run as phases
+
+        prepared = phases.prepare(folder, Settings.load(secrets=False))
+        prepared.enter("training")
+        with ranks.join(prepared.device.name) as joined:
+            if joined.is_first:
+                yield from phases.share(prepared, fence=fence, ranks=joined)
+            else:
+                # The first stops for all: it is the one that saves. Who is left without it ends by that.
+                signal.signal(signal.SIGTERM, signal.SIG_IGN)
+                for _ in phases.share(prepared, fence=fence, ranks=joined):
+                    pass
+
+    _speak(steps)
+
+
+def _speak(start: Callable[[], "Generator[Progress]"]) -> None:
+    """Print what a run says as lines, and nothing else; leave as soon as nothing is lost by it when a signal asks."""
     lines = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # whatever a library prints must not end up among the lines
     phase: list[str] = ["preparing"]
@@ -264,13 +305,9 @@ def run(
     signal.signal(signal.SIGTERM, leave)
     signal.signal(signal.SIGINT, leave)
     wait_passively()
-    from catdog import examination
-    from catdog import run as phases
-
     said_at = 0.0
-    settings = Settings.load(secrets=False)
-    steps = phases.run(folder, settings, fence=fence) if kind == "train" else examination.examine(folder, settings)
     try:
+        steps = start()
         for progress in steps:
             phase.append(progress.phase or phase[-1])
             now = time.monotonic()
@@ -281,7 +318,9 @@ def run(
                 steps.close()
                 raise SystemExit(STOPPED)
     except Exception as error:
-        failed = phases.failure(error)
+        from catdog.run import failure
+
+        failed = failure(error)
         lines.write(failed.to_json() + "\n")
         logging.getLogger("catdog.run").exception("event=failed code=%s", failed.code)
         raise SystemExit(EXIT_CODES.get(failed.code or "", 1)) from error

@@ -16,7 +16,7 @@ BATCH_SIZE = 32
 Glob = Annotated[str, Field(min_length=1, max_length=200)]
 REMAINS = (
     "dataset", "model", "weights", "trainable", "image_size", "geometry", "augment", "views", "balance", "n_train", "n_val", "n_test",
-    "batch_size", "optimizer", "ema", "loss", "best_by", "seed",
+    "n_train_eval", "batch_size", "optimizer", "ema", "loss", "best_by", "seed",
 )
 """What a resumed run has in common with the run it goes on from: without it the checkpoint would mean something else."""
 
@@ -185,10 +185,10 @@ class TrainConfig(BaseModel):
                 f"micro_batch: expected at most the batch_size of {self.batch_size or BATCH_SIZE}. Received: {self.micro_batch}.",
                 field="micro_batch",
             )
-        if self.devices > (self.batch_size or BATCH_SIZE):
+        if 2 * self.devices > (self.batch_size or BATCH_SIZE) > 1 or (self.devices > 1 and self.micro_batch == 1):
             raise BadConfig(
-                f"devices: expected at most one for each image of a batch ({self.batch_size or BATCH_SIZE}). Received: {self.devices}.",
-                field="devices",
+                f"devices: expected two images at once for each of them. Received: {self.devices} devices, "
+                f"batch_size={self.batch_size or BATCH_SIZE}, micro_batch={self.micro_batch}.", field="devices",
             )
         if (self.mixup or self.cutmix) and self.trainable == "head":
             raise BadConfig(

@@ -20,6 +20,7 @@
         ├── DatasetChanged   the data set is not the one the run began with
         ├── CorruptCheckpoint
         ├── NonFiniteLoss    (step)
+        ├── RankFailed       one of several processes that train together (code)
         ├── NoDevice         this machine is for a GPU and none answers
         ├── TestSplitTouched a batch of the test split before the phase testing
         └── ExportMismatch   the exported network does not answer as the trained one
@@ -194,6 +195,14 @@ class NonFiniteLoss(RunFailed):
     def __init__(self, message: str, *, step: int, remedy: str | None = None) -> None:
         super().__init__(message, remedy=remedy)
         self.step = step
+
+
+class RankFailed(RunFailed):
+    """Raised when one of several processes that train together failed; `code` is what it said, one of FAILURES."""
+
+    def __init__(self, message: str, *, code: str = "internal", remedy: str | None = None) -> None:
+        super().__init__(message, remedy=remedy or FAILURES[code])
+        self.code = code  # type: ignore[misc]  # of the class elsewhere
 
 
 class NoDevice(RunFailed):

@@ -1,10 +1,12 @@
-"""Ranks, join, ALONE: the processes that share one training. torch.distributed does the work; torchrun starts them.
+"""Ranks, join, spread, ALONE: the processes that share one training. torch.distributed does the work; torchrun starts them.
 
 Every rank has the whole network and takes its share of each batch; the gradients are those of the whole batch, so that n processes take
 the step that one would. A batch statistic (BatchNorm) is over a rank's own share on the CPU; on GPUs it is over the whole batch.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+import subprocess
+import sys
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
@@ -15,9 +17,15 @@ from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from catdog import device as devices
+from catdog import process
+from catdog.errors import RankFailed
+from catdog.progress import Progress
 
 PATIENCE = timedelta(minutes=30)
 """How long a rank waits for the others before it gives up: longer than any validation of the first rank's alone may take."""
+
+STOP_SECONDS = 15.0
+"""From asking the ranks to stop to killing them: within the grace that a run itself has."""
 
 _T = TypeVar("_T")
 
@@ -89,7 +97,37 @@ ALONE = Ranks()
 def join(device: str) -> Iterator[Ranks]:
     """Join the ranks that torchrun has started; by its environment each knows its number and where the others are."""
     distributed.init_process_group(devices.take_own_gpu(device), timeout=PATIENCE)
+    ranks = Ranks(distributed.get_rank(), distributed.get_world_size())
+    torch.manual_seed(torch.initial_seed() + ranks.rank)  # every rank drops other things out
+    torch.set_num_threads(max(1, torch.get_num_threads() // ranks.size))
     try:
-        yield Ranks(distributed.get_rank(), distributed.get_world_size())
+        yield ranks
     finally:
         distributed.destroy_process_group()
+
+
+def spread(command: Sequence[str], *, size: int) -> Generator[Progress]:
+    """Let torchrun start `size` processes of `python COMMAND` on this machine, and yield what the first of them says on its output.
+
+    Closing the generator stops them: the first leaves a checkpoint.
+
+    Raises:
+        RunFailed: what the first said of its failure, or that one of them died.
+    """
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={size}", *command]
+    child = process.start(torchrun, stdout=subprocess.PIPE)
+    failed: Progress | None = None
+    try:
+        for line in child.stdout or ():
+            progress = Progress.from_json(line)
+            failed = progress if progress.kind == "failed" else None
+            if failed is None:
+                yield progress
+        if failed is not None:
+            raise RankFailed(failed.message or "", code=failed.code or "internal", remedy=failed.remedy)
+        if child.wait() != 0:
+            raise RankFailed(f"Expected {size} processes that train together. Received: one that died, exit status {child.returncode}.")
+    finally:
+        process.stop(child, grace_seconds=STOP_SECONDS)
+        if child.stdout is not None:
+            child.stdout.close()

@@ -17,6 +17,7 @@ import json
 import random
 import shutil
 from collections.abc import Generator, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from catdog import balance, catalogue, device, export, loaders, loop, losses, optimizers
+from catdog import balance, catalogue, device, export, loaders, loop, losses, optimizers, ranks
 from catdog.cache import Cache
 from catdog.config import BATCH_SIZE, TrainConfig
 from catdog.datasets import Dataset, Record
@@ -215,17 +216,28 @@ def fill_cache(prepared: Prepared, split: str) -> Iterator[Progress]:
     yield from loaders.fill(prepared.seen(split), cache=prepared.cache, threads=prepared.device.threads, phase="features")
 
 
-def training(prepared: Prepared, *, fence: int, ranks: Ranks = ALONE) -> Iterator[Progress]:
-    """The phase `training`: the loop; each epoch's line goes to metrics.jsonl too."""
-    progress = loop.train(
+def training(prepared: Prepared, *, fence: int) -> Iterator[Progress]:
+    """The phase `training`: the loop, here or in several processes; each epoch's line goes to metrics.jsonl too."""
+    if loop.stop_reason(prepared.folder / "checkpoints", prepared.config) is not None:
+        return  # an earlier attempt has come to its end
+    if prepared.config.devices == 1:
+        steps = share(prepared, fence=fence)
+    else:
+        steps = ranks.spread(["-m", "catdog", "rank", str(prepared.folder), "--fence", str(fence)], size=prepared.config.devices)
+    with closing(steps):
+        for step in steps:
+            if step.kind == "epoch":
+                with (prepared.folder / "metrics.jsonl").open("a") as history:
+                    history.write(step.to_json() + "\n")
+            yield step
+
+
+def share(prepared: Prepared, *, fence: int, ranks: Ranks = ALONE) -> Generator[Progress]:
+    """The loop, as one of the ranks that share it."""
+    return loop.train(
         prepared.network, Splits(*map(prepared.split, prepared.while_training)), prepared.config, labels=len(prepared.dataset.labels),
         device=prepared.device.name, folder=prepared.folder / "checkpoints", fence=fence, ranks=ranks,
     )
-    for step in progress:
-        if step.kind == "epoch" and ranks.is_first:
-            with (prepared.folder / "metrics.jsonl").open("a") as history:
-                history.write(step.to_json() + "\n")
-        yield step
 
 
 def testing(prepared: Prepared) -> Iterator[Progress]:

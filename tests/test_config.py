@@ -35,11 +35,21 @@ def test_pictures_are_varied_where_the_whole_network_learns_and_nothing_else_is_
         assert (config.n_train, config.n_val, config.n_test) == (None, None, None)
 
 
-def test_augmentation_of_a_head_is_refused_with_the_way_out() -> None:
-    with pytest.raises(BadConfig, match="computed only once") as caught:
-        TrainConfig.parse({"dataset": DATASET, "augment": "light"})
-    assert caught.value.field == "augment" and caught.value.remedy == "Set augment to none, or trainable to all."
-    assert TrainConfig.parse({"dataset": DATASET, "augment": "light", "trainable": "all"}).augment == "light"
+def test_a_head_has_its_augmented_views_counted_as_their_features_are_computed_once() -> None:
+    assert TrainConfig.parse({"dataset": DATASET}).views == 1
+    assert TrainConfig.parse({"dataset": DATASET, "augment": "light"}).views == 4
+    assert TrainConfig.parse({"dataset": DATASET, "augment": "light", "trainable": "all"}).views == 1
+
+
+def test_a_resumed_run_may_change_what_its_checkpoint_does_not_depend_on() -> None:
+    config = TrainConfig.parse({"dataset": DATASET, "epochs": 10, "patience": 3})
+    assert config.resumed({}) == config
+    longer = config.resumed({"epochs": 20, "learning_rate": 0.001})
+    assert (longer.epochs, longer.learning_rate, longer.patience) == (20, 0.001, 3)
+    for field, value in ({"model": "resnet18"}, "model"), ({"seed": 1}, "seed"), ({"dataset": "ds_" + "1" * 32}, "dataset"):
+        with pytest.raises(BadConfig, match="as in the run that is resumed") as caught:
+            config.resumed(field)
+        assert caught.value.field == value
 
 
 @pytest.mark.parametrize(
@@ -49,6 +59,15 @@ def test_augmentation_of_a_head_is_refused_with_the_way_out() -> None:
         ({"dataset": None}, "dataset"),
         ({"model": "resnet19"}, "model"),
         ({"modle": "resnet18"}, "modle"),
+        ({"trainable": "stages:0"}, "trainable"),
+        ({"trainable": []}, "trainable"),
+        ({"best_by": "vibes"}, "best_by"),
+        ({"backbone_lr": 0.1, "layer_decay": 0.5}, "layer_decay"),
+        ({"head_epochs": 3}, "head_epochs"),
+        ({"trainable": "all", "epochs": 3, "head_epochs": 3}, "head_epochs"),
+        ({"micro_batch": 33}, "micro_batch"),
+        ({"batch_size": 8, "devices": 9}, "devices"),
+        ({"mixup": 0.2}, "mixup"),
         ({"epochs": 0}, "epochs"),
         ({"epochs": "many"}, "epochs"),
         ({"batch_size": 0}, "batch_size"),

@@ -20,6 +20,7 @@ from catdog.datasets import Dataset
 from catdog.errors import FAILURES, BadConfig, DatasetChanged, NonFiniteLoss, TestSplitTouched
 from catdog.files import sha256_of
 from catdog.inference import Predictor
+from catdog.loaders import Splits
 from catdog.progress import Progress
 from catdog.settings import Settings
 from tests.living import FAST_JOB, Finished
@@ -125,20 +126,20 @@ def test_a_batch_of_the_test_split_before_testing_is_refused_whoever_asks(other:
     loss = losses.build("cross_entropy", labels=2)
     for phase in ("preparing", "features", "training"):
         prepared.enter(phase)
-        assert next(train.batches(train.plan(2))) and len(test) and len(prepared.records["test"])  # scanning is allowed
+        assert next(train.batches([[0, 1]])) and len(test) and len(prepared.records["test"])  # scanning is allowed
         with pytest.raises(TestSplitTouched, match=f"Received: one in {phase}"):
-            next(test.batches(test.plan(2)))
+            next(test.batches([[0, 1]]))
         with pytest.raises(TestSplitTouched):
-            loop.evaluate(prepared.network, test, loss=loss, device="cpu", batch_size=2)
+            list(loop.evaluate(prepared.network, test, loss=loss, batch_size=2))
         with pytest.raises(TestSplitTouched):
             list(run.fill_cache(prepared, "test"))
         with pytest.raises(TestSplitTouched):
             list(run.compute_features(prepared, "val", "test", phase=phase))
-    mistaken = loop.train(prepared.network, train, test, prepared.config, labels=2, device="cpu", folder=tmp_path / "checkpoints")
+    mistaken = loop.train(prepared.network, Splits(train, test), prepared.config, labels=2, device="cpu", folder=tmp_path / "checkpoints")
     with pytest.raises(TestSplitTouched):  # a run that chose its best epoch by the test split
         list(mistaken)
     prepared.enter("testing")
-    assert loop.evaluate(prepared.network, test, loss=loss, device="cpu", batch_size=2).images == len(test)
+    assert [said.step for said in loop.evaluate(prepared.network, test, loss=loss, batch_size=len(test))] == [len(test)]
     assert run.failure(TestSplitTouched("x")).code == "internal"
 
 
@@ -147,10 +148,11 @@ def test_pictures_that_find_no_room_are_decoded_anew_and_that_is_said(other: Fin
     crowded = replace(roomy, cache=Cache(other.settings.cache, 100))
     (warning,) = run.features(crowded)
     assert warning.kind == "warning" and "decodes its pictures anew" in (warning.message or "")
-    anew = list(crowded.split("train").batches(4))
+    plan = roomy.split("train").plan(4)
+    anew = list(crowded.split("train").batches(plan))
     said = list(run.features(roomy))
-    assert [(p.kind, p.steps) for p in said][-1] == ("step", 4) and len(list(other.settings.cache.glob("*[0-9a-f]"))) == 2
-    for one, another in zip(anew, roomy.split("train").batches(4), strict=True):
+    assert [(p.kind, p.steps) for p in said][-1] == ("step", 4) and len(list(other.settings.cache.glob("*[0-9a-f]"))) == 3
+    for one, another in zip(anew, roomy.split("train").batches(plan), strict=True):
         assert all(torch.equal(*pair) for pair in zip(one, another, strict=True)), "the cache changes nothing but the time"
     assert list(run.features(roomy)) == [], "decoded once"
 

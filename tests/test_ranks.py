@@ -1,0 +1,149 @@
+"""ranks: two processes train together as one would, and stop together."""
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import load_file
+
+from catdog.config import TrainConfig
+from catdog.errors import RankFailed
+from catdog.progress import Progress
+from catdog.ranks import ALONE, Ranks, spread
+from tests.living import Finished
+
+# A network without batch statistics and dropout: there two processes must do what one does. Run by torchrun, with the folder to write to.
+GOLDEN = """
+import sys, json
+from contextlib import nullcontext
+from pathlib import Path
+import torch
+from torch import distributed, nn
+from catdog import checkpoints, loop, ranks
+from catdog.loaders import Splits
+from catdog.ranks import ALONE
+from tests.test_loop import TinyNet, config, split
+
+folder, micro_batch = Path(sys.argv[1]), int(sys.argv[2])
+torch.set_num_threads(1)
+torch.manual_seed(0)
+net = TinyNet()
+net.backbone[1], net.backbone[5] = nn.Identity(), nn.Identity()
+fields = {"batch_size": 6, "label_smoothing": 0.1, "clip_norm": 0.5, "ema": 0.9, "balance": "weighted"}
+if micro_batch:
+    fields["micro_batch"] = micro_batch
+said = []
+with ranks.join("cpu") if distributed.is_torchelastic_launched() else nullcontext(ALONE) as joined:
+    splits = Splits(split(17, 1), split(7, 2), split(5, 3))
+    for progress in loop.train(net, splits, config(**fields), labels=2, device="cpu", folder=folder / "checkpoints", ranks=joined):
+        if progress.kind in ("epoch", "failed") and joined.is_first:
+            said.append(json.loads(progress.to_json()))
+    if joined.is_first:
+        (folder / "epochs.json").write_text(json.dumps(said))
+"""
+
+
+def train(folder: Path, *, ranks: int, micro_batch: int = 0) -> tuple[list[dict[str, Any]], dict[str, torch.Tensor]]:
+    folder.mkdir()
+    (folder / "golden.py").write_text(GOLDEN)
+    torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"] if ranks > 1 else []
+    root = Path(__file__).parent.parent
+    done = subprocess.run(
+        [sys.executable, *torchrun, str(folder / "golden.py"), str(folder), str(micro_batch)], cwd=root, capture_output=True, text=True,
+        env={"PYTHONPATH": str(root), "PATH": "/usr/bin:/bin"}, check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    newest = max((folder / "checkpoints" / "0").glob("step-*"))
+    weights = {f"{name}/{key}": value for name in ("weights", "average") for key, value in load_file(newest / f"{name}.safetensors").items()}
+    return json.loads((folder / "epochs.json").read_text()), weights
+
+
+@pytest.mark.parametrize("micro_batch", [0, 2])
+def test_two_processes_train_as_one_does(tmp_path: Path, micro_batch: int) -> None:
+    """Ragged batches, ragged shares, a validation of seven for two: the same weights, averages and figures to 1e-5."""
+    epochs, weights = train(tmp_path / "one", ranks=1)
+    shared_epochs, shared_weights = train(tmp_path / "two", ranks=2, micro_batch=micro_batch)
+    assert len(epochs) == len(shared_epochs) == 3
+    for one, other in zip(epochs, shared_epochs, strict=True):
+        for name in one:
+            assert other[name] == pytest.approx(one[name], abs=1e-5), name
+    assert weights.keys() == shared_weights.keys()
+    for name, value in weights.items():
+        torch.testing.assert_close(shared_weights[name], value, rtol=0, atol=1e-5)
+
+
+@given(images=st.integers(0, 40), size=st.integers(1, 5))
+def test_shares_are_parts_of_the_whole(images: int, size: int) -> None:
+    shares = [Ranks(rank, size).share(range(images)) for rank in range(size)]
+    assert sorted(position for share in shares for position in share) == list(range(images))
+    assert max(map(len, shares)) - min(map(len, shares)) <= 1
+    assert ALONE.share(range(images)) == list(range(images))
+
+
+@pytest.fixture
+def several(finished: Finished, tmp_path: Path) -> Path:
+    """The run folder of a job that two processes share."""
+    fields = {**TrainConfig.read(finished.run).model_dump(), "devices": 2, "epochs": 2, "augment": "none"}
+    TrainConfig.parse(fields).write(tmp_path / "run")
+    return tmp_path / "run"
+
+
+def start(folder: Path, finished: Finished) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "catdog", "run", str(folder), "--fence", "3"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env=finished.settings.run_environment(),
+    )
+
+
+def test_a_job_of_two_devices_goes_all_the_way(several: Path, finished: Finished) -> None:
+    with start(several, finished) as child:
+        out, err = child.communicate(timeout=300)
+    said = [Progress.from_json(line) for line in out.splitlines()]
+    assert child.returncode == 0, err
+    assert [p.epoch for p in said if p.kind == "epoch"] == [1, 2]
+    assert said[-1].kind == "done" and (several / "package" / "package.json").exists()
+    assert [json.loads(line)["epoch"] for line in (several / "metrics.jsonl").read_text().splitlines()] == [1, 2]
+
+
+def test_a_job_of_two_devices_stops_with_a_checkpoint_and_leaves_nobody(several: Path, finished: Finished) -> None:
+    TrainConfig.parse({**TrainConfig.read(several).model_dump(), "epochs": 500}).write(several)
+    with start(several, finished) as child:
+        assert child.stdout is not None
+        lines = map(Progress.from_json, child.stdout)
+        next(p for p in lines if p.phase == "training" and p.kind == "step")
+        family = psutil.Process(child.pid).children(recursive=True)
+        assert len(family) >= 3  # torchrun and two ranks
+        child.send_signal(signal.SIGTERM)
+        list(lines)
+        assert child.wait(timeout=60) == 75
+    assert not [one for one in psutil.wait_procs(family, timeout=60)[1] if one.status() != psutil.STATUS_ZOMBIE]
+    assert list((several / "checkpoints" / "3").glob("step-*/MANIFEST.json"))
+
+
+def test_ranks_do_not_outlive_a_run_that_was_killed(several: Path, finished: Finished) -> None:
+    TrainConfig.parse({**TrainConfig.read(several).model_dump(), "epochs": 500}).write(several)
+    with start(several, finished) as child:
+        assert child.stdout is not None
+        next(p for p in map(Progress.from_json, child.stdout) if p.phase == "training" and p.kind == "step")
+        family = psutil.Process(child.pid).children(recursive=True)
+        child.kill()
+    assert not [one for one in psutil.wait_procs(family, timeout=60)[1] if one.status() != psutil.STATUS_ZOMBIE]
+
+
+def test_what_the_first_says_of_its_failure_is_the_runs(tmp_path: Path) -> None:
+    program = tmp_path / "failing.py"
+    program.write_text('print(\'{"kind": "failed", "code": "out_of_memory", "message": "no room", "remedy": "less"}\'); raise SystemExit(1)')
+    with pytest.raises(RankFailed, match="no room") as caught:
+        list(spread([str(program)], size=1))
+    assert (caught.value.code, caught.value.remedy) == ("out_of_memory", "less")
+    program.write_text("raise SystemExit(1)")
+    with pytest.raises(RankFailed, match="one that died"):
+        list(spread([str(program)], size=1))
