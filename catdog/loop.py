@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
-from catdog import balance, checkpoints, optimizers, probe
+from catdog import balance, checkpoints, optimizers, replay
 from catdog import device as devices
 from catdog.config import BATCH_SIZE, TrainConfig
 from catdog.errors import NonFiniteLoss
@@ -288,7 +288,7 @@ def _step_that_fits(
             return train_step(learner, inputs, target, images=len(batch), state=state)
         except NonFiniteLoss as error:
             names = [split.names[position] for position in batch] if split.names else []
-            raise probe.explained(error, learner, inputs, target, names=names, random_state=before, folder=folder.parent) from error
+            raise replay.explained(error, learner, inputs, target, names=names, random_state=before, folder=folder.parent) from error
         except RuntimeError as error:
             size = -(-len(target) // _pieces(learner, len(batch), state))
             if not devices.is_out_of_memory(error) or size == 1 or state.halvings == MAX_HALVINGS or learner.ranks.size > 1:

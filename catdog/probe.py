@@ -1,87 +1,133 @@
-"""explained, range_test, compare_devices: questions to a network that are not training."""
+"""range_test, compare_devices: questions to a network that are not training. They ask copies; the network stays as it is."""
 
-import json
+import copy
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
+import numpy as np
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
-from catdog import device as devices
-from catdog.errors import NonFiniteLoss
-from catdog.files import share_as_folder, write_atomically
-from catdog.labels import listed
+from catdog import loop
+from catdog.config import BATCH_SIZE, TrainConfig
+from catdog.errors import BadInput, NonFiniteLoss
 from catdog.learner import Learner
+from catdog.loaders import Split
+from catdog.ranks import ALONE
 
-EVIDENCE = "non_finite"
-"""The folder in a run folder that keeps the batch after which a number was not finite."""
+LOWEST, HIGHEST = 1e-6, 1.0
+"""Learning rates that the range test goes through."""
+STEPS = 100
+SMOOTHING = 0.9
+"""Of the exponential mean that the losses are looked at in: a batch's loss says as much about the batch as about the rate."""
+DIVERGED = 4.0
+"""Times the lowest loss: from there on nothing more is to be seen."""
+COMPARED_STEPS = 3
 
 
-def explained(
-    error: NonFiniteLoss, learner: Learner, inputs: Tensor, target: Tensor, *, names: Sequence[str],
-    random_state: Mapping[str, Tensor], folder: Path,
-) -> NonFiniteLoss:
-    """The error again, saying where it came from: the step is replayed once, with every module watched and anomaly detection on.
+@dataclass(frozen=True, slots=True)
+class RangeTest:
+    """The loss while the learning rate rises."""
 
-    Batch and random state are kept in `folder`/non_finite. The network is left as it is, but for batch statistics.
+    rates: list[float]
+    losses: list[float]
+    """Smoothed, of the same steps."""
+    proposed: float | None
+    """Where the loss falls fastest; None where it does not fall."""
+
+
+def range_test(network: nn.Module, split: Split, config: TrainConfig, *, labels: int, device: str) -> Iterator[RangeTest]:
+    """Train a copy with a learning rate that rises from step to step (Smith 2017, https://arxiv.org/abs/1506.01186).
+
+    Yields what is known after every step; the last is the answer.
     """
-    devices.restore_torch_random_state(dict(random_state))
-    module, culprits = _replay(learner, inputs, target)
-    guilty = [names[position] for position in culprits] if len(names) == len(target) else []
-    files = guilty or list(names)
-    report = {"step": error.step, "message": error.message, "where": module, "files": files, "batch": list(names)}
-    evidence = folder / EVIDENCE
-    evidence.mkdir(exist_ok=True)
-    with write_atomically(evidence / "batch.safetensors") as unfinished:
-        save_file({"inputs": inputs.cpu(), "target": target.cpu(), **random_state}, unfinished)
-        share_as_folder(unfinished)
-    with write_atomically(evidence / "report.json") as unfinished:
-        unfinished.write_text(json.dumps(report, indent=1))
-    pictures = f" The pictures: {listed(files)}." if files else ""
-    return NonFiniteLoss(
-        f"{error.message} {module}{pictures} The batch is kept in {EVIDENCE}/ of the run's folder.", step=error.step, remedy=error.remedy,
-    )
+    learner = Learner.build(copy.deepcopy(network), config, targets=split.targets, labels=labels, device=device, ranks=ALONE)
+    rates, losses, mean, state = [], [], 0.0, loop.State()
+    for number, (inputs, target) in enumerate(_endless(split, config, steps=STEPS)):
+        rate = LOWEST * (HIGHEST / LOWEST) ** (number / (STEPS - 1))
+        learner.set_rate(rate)
+        before = state.tally.loss_sum
+        try:
+            loop.train_step(learner, inputs.to(device), target.to(device), images=len(target), state=state)
+        except NonFiniteLoss:
+            break
+        mean = SMOOTHING * mean + (1 - SMOOTHING) * (state.tally.loss_sum - before) / len(target)
+        rates.append(rate)
+        losses.append(mean / (1 - SMOOTHING ** (number + 1)))
+        yield RangeTest(rates, losses, _steepest(rates, losses))
+        if losses[-1] > DIVERGED * min(losses):
+            break
 
 
-def _replay(learner: Learner, inputs: Tensor, target: Tensor) -> tuple[str, list[int]]:
-    """A sentence that says where the first number that is not finite came up, and whose loss is not finite, by position in the batch."""
-    broken = [name for name, parameter in learner.network.named_parameters() if not torch.isfinite(parameter).all()]
-    if broken:
-        return f"Already before the step these weights were not finite: {listed(broken)}.", []
-    first: list[str] = []
-    handles = list(_watch(learner.network, first))
+def _steepest(rates: Sequence[float], losses: Sequence[float]) -> float | None:
+    """Where the curve over the logarithm of the rate falls fastest, before its lowest point."""
+    lowest = int(np.argmin(losses))
+    if lowest < 2:
+        return None
+    return rates[int(np.argmin(np.gradient(losses[: lowest + 1])))]
+
+
+def _endless(split: Split, config: TrainConfig, *, steps: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Batches of epoch after epoch, `steps` of them."""
+    epoch = 0
+    while steps > 0:
+        plan = split.plan(config.batch_size or BATCH_SIZE, loop.order_of(split, config, epoch=epoch))[:steps]
+        yield from split.batches(plan, epoch=epoch)
+        steps, epoch = steps - len(plan), epoch + 1
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """A step on two devices."""
+
+    losses: tuple[float, float]
+    difference: float
+    """The largest of a weight after the step, as a share of the largest weight of its tensor."""
+
+
+def compare_devices(
+    network: nn.Module, split: Split, config: TrainConfig, *, labels: int, devices: tuple[str, str],
+) -> Iterator[Comparison]:
+    """Make three steps on each of two devices, from the same weights with the same batches, in float32, and compare after each.
+
+    In evaluation mode: dropout draws from another generator on each device, and what is compared is arithmetic.
+
+    Raises:
+        BadInput: one of the devices does not answer.
+    """
     try:
-        with torch.autograd.set_detect_anomaly(True, check_nan=True), learner.autocast():
-            logits = learner.network(inputs)
-            losses, weighted = learner.losses_of(logits, [(target, 1.0)])
-            culprits = torch.nonzero(~torch.isfinite(losses)).flatten().tolist()
-            if first:
-                return f"The first module with such an output is {first[0]}.", culprits
-            if culprits:
-                return f"Every module's output was finite; the loss {learner.config.loss} of them was not.", culprits
-            torch.autograd.grad(weighted.mean(), learner.parameters, allow_unused=True)
-    except RuntimeError as error:  # what anomaly detection says: "Function 'LogBackward0' returned nan values in its 0th output."
-        return f"The loss was finite; going backward, {error}.".replace("..", "."), []
-    finally:
-        for handle in handles:
-            handle.remove()
-    return "Replayed, every number was finite: it came from other images of the batch, from mixing them, or from the device.", []
+        learners = [
+            Learner.build(
+                copy.deepcopy(network), config.model_copy(update={"precision": "float32"}), targets=split.targets, labels=labels,
+                device=device, ranks=ALONE,
+            )
+            for device in devices
+        ]
+    except (RuntimeError, AssertionError) as error:  # how torch says that it has no such device
+        raise BadInput(
+            f"Expected two devices to compare, {' and '.join(devices)}. Received: one that does not answer ({error}).",
+            remedy="`catdog doctor system` says what this machine has.",
+        ) from error
+    for inputs, target in _endless(split, config, steps=COMPARED_STEPS):
+        losses = [_step(learner, inputs.to(learner.device), target.to(learner.device)) for learner in learners]
+        pairs = zip(*(learner.network.parameters() for learner in learners), strict=True)
+        differences = [_apart(one.detach().cpu().double(), other.detach().cpu().double()) for one, other in pairs]
+        yield Comparison((losses[0], losses[1]), max(differences))
 
 
-def _watch(network: nn.Module, first: list[str]) -> Iterator[RemovableHandle]:
-    """Note the innermost module whose output is the first that is not finite."""
+def _step(learner: Learner, inputs: Tensor, target: Tensor) -> float:
+    """A step in evaluation mode; returns the loss before it."""
+    learner.network.eval()
+    _, weighted = learner.losses_of(learner.network(inputs), [(target, 1.0)])
+    gradients = torch.autograd.grad(weighted.mean(), learner.parameters, allow_unused=True)
+    for parameter, gradient in zip(learner.parameters, gradients, strict=True):
+        parameter.grad = gradient
+    learner.set_rate(learner.config.learning_rate)
+    learner.optimizer.step()
+    return weighted.mean().item()
 
-    def look(name: str, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
-        if first or not isinstance(output, Tensor) or torch.isfinite(output).all():
-            return
-        values = [one for one in inputs if isinstance(one, Tensor) and one.is_floating_point()]
-        sort = "; what came in was finite" if all(torch.isfinite(one).all() for one in values) else "; so was what came in"
-        widest = max((float(one.abs().max()) for one in values if one.numel()), default=math.nan)
-        first.append(f"{name or 'the network itself'} ({type(module).__name__}){sort}, at most {widest:.4g}")
 
-    for name, module in network.named_modules():
-        yield module.register_forward_hook(lambda module, inputs, output, name=name: look(name, module, inputs, output))
+def _apart(one: Tensor, other: Tensor) -> float:
+    scale = float(one.abs().max()) or math.inf
+    return float((one - other).abs().max()) / scale
