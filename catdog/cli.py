@@ -25,6 +25,7 @@ from rich.table import Column, Table
 
 from catdog import __version__
 from catdog.errors import BadConfig, BadInput, BadSettings, CatdogError, NoModel, NotFound, Unavailable
+from catdog.labels import shown
 from catdog.settings import Settings, described, nearest, wait_passively
 
 if TYPE_CHECKING:
@@ -62,6 +63,7 @@ app.add_typer(data, name="data")
 app.add_typer(models, name="models")
 app.add_typer(doctor, name="doctor")
 out = Console(highlight=False, markup=False)
+err = Console(highlight=False, markup=False, stderr=True)
 
 
 def main() -> None:
@@ -69,9 +71,9 @@ def main() -> None:
     try:
         app()
     except CatdogError as error:
-        sys.stderr.write(f"error: {error.message} {error.remedy}\n")
+        sys.stderr.write(f"error: {shown(error.message)} {error.remedy}\n")
         offenders = getattr(error, "offenders", [])
-        sys.stderr.writelines(f"  {offender}\n" for offender in offenders)
+        sys.stderr.writelines(f"  {shown(offender)}\n" for offender in offenders)
         wrong_input = isinstance(error, (BadInput, BadSettings, NoModel, NotFound))
         raise SystemExit(2 if wrong_input else EXIT_CODES.get(error.code, 1)) from None
     except KeyboardInterrupt:
@@ -187,18 +189,38 @@ def _dataset(source: str, settings: Settings, labelling: "Labelling", seed: int 
     from catdog.display import Bars
     from catdog.progress import Progress
 
-    if re.fullmatch(DATASET_ID, source):
+    path = Path(source)
+    is_imported = re.fullmatch(DATASET_ID, source) is not None
+    is_public = source in CORPORA and not path.exists()
+    if is_imported or is_public:
+        _check_no_options(source, labelling)
+    if is_imported:
         return Dataset.open(settings.datasets / source).id
     settings.make_folders()
-    path = Path(source)
-    if source in CORPORA and not path.exists():
+    if is_public:
         path = _fetched(source, settings)
         labelling = CORPORA[source].labelling
-    with Bars(out) as bars:
-        return sources.import_path(
+    with Bars(err) as bars:
+        dataset = sources.import_path(
             path, settings=settings, labelling=labelling, seed=seed,
             progress=lambda done, total: bars.show(Progress("step", phase="import", step=done, steps=total)),
-        ).id
+        )
+    for one in dataset.refused[:REPORTED_NAMES]:
+        err.print(f"left out: {shown(one['name'])}: {shown(one['reason'])}", soft_wrap=True)
+    if len(dataset.refused) > REPORTED_NAMES:
+        err.print(f"left out: {len(dataset.refused) - REPORTED_NAMES} more; `catdog data report {dataset.id}` lists them", soft_wrap=True)
+    return dataset.id
+
+
+def _check_no_options(source: str, labelling: "Labelling") -> None:
+    """Of what is imported, or public, the labels are known."""
+    from catdog.plans import Labelling
+
+    if labelling != Labelling():
+        raise BadInput(
+            f"Expected no options about labels, as those of {source} are fixed. Received: {labelling.model_dump(exclude_defaults=True)}.",
+            remedy="Leave them out, or import a folder or a zip.",
+        )
 
 
 def _fetched(name: str, settings: Settings) -> Path:
@@ -387,19 +409,24 @@ def report(
     source: Annotated[str, typer.Argument(help="A folder of photographs, a zip of them, or the id of an imported data set.")],
     html: Annotated[Path, typer.Option("--html", help="Where the page goes that people look at.")] = Path("report.html"),
     as_json: Annotated[bool, typer.Option("--json", help="Print the whole report as JSON.")] = False,
-    labels: Labels = None, rule: RuleOption = "auto", pattern: Pattern = None, seed: Seed = 0,
+    labels: Labels = None, rule: RuleOption = "auto", pattern: Pattern = None, skip_unlabelled: SkipUnlabelled = False, seed: Seed = 0,
 ) -> None:
     """Say what is in a folder of photographs, what would be left out and why, and what to look at. Nothing is imported or changed.
 
     Exits 0 when a data set would come of it, 3 when it would be refused.
     """
     from catdog import sources
+    from catdog.config import DATASET_ID
     from catdog.display import Bars
     from catdog.progress import Progress
 
-    with Bars(out) as bars:
+    labelling = _labelling(labels, rule=rule, pattern=pattern, unlabelled="skip" if skip_unlabelled else "refuse")
+    if re.fullmatch(DATASET_ID, source):
+        _check_no_options(source, labelling)
+    _check_output(html)
+    with Bars(err) as bars:
         summary, page = sources.report(
-            source, settings=Settings.load(), labelling=_labelling(labels, rule=rule, pattern=pattern, unlabelled="skip"), seed=seed,
+            source, settings=Settings.load(), labelling=labelling, seed=seed,
             progress=lambda done, total: bars.show(Progress("step", phase="examine", step=done, steps=total)),
         )
     html.write_bytes(page)
@@ -424,6 +451,7 @@ def sheet(
     """Draw what a network would see of the photographs: as it is validated, and as it is trained. A folder or zip is imported for that."""
     from catdog.config import TrainConfig
 
+    _check_output(picture, suffixes=(".png", ".jpg", ".jpeg", ".webp"))
     settings = Settings.load()
     fields = {"trainable": "all", **_fields(settings_of_run or [])}
     config = TrainConfig.parse({"dataset": _dataset(source, settings, _labelling(labels)), **fields})
@@ -434,6 +462,14 @@ def sheet(
     out.print(f"{picture}: augment={config.augment}, geometry={config.geometry}, image_size={config.image_size}", soft_wrap=True)
 
 
+def _check_output(path: Path, suffixes: tuple[str, ...] = ()) -> None:
+    """Before the work: what comes of it must have a place."""
+    if not path.absolute().parent.is_dir() or path.is_dir():
+        raise BadInput(f"Expected a file in a folder that is there. Received: {path}.", remedy="Make the folder, or name another file.")
+    if suffixes and path.suffix.lower() not in suffixes:
+        raise BadInput(f"Expected a picture's name ({', '.join(suffixes)}). Received: {path}.", remedy="Name another file.")
+
+
 def _show_report(summary: dict[str, Any]) -> None:
     table = Table("label", *(Column(split, justify="right") for split in summary["counts"]))
     for label in summary["labels"]:
@@ -441,9 +477,9 @@ def _show_report(summary: dict[str, Any]) -> None:
     out.print(table)
     for finding in summary["findings"]:
         names = finding["names"]
-        out.print(f"{finding['severity']}: {finding['message']} {finding['advice']}", soft_wrap=True)
+        out.print(f"{finding['severity']}: {shown(finding['message'])} {finding['advice']}", soft_wrap=True)
         for name in names[:REPORTED_NAMES]:
-            out.print(f"    {name}", soft_wrap=True)
+            out.print(f"    {shown(name)}", soft_wrap=True)
         if len(names) > REPORTED_NAMES:
             out.print(f"    and {len(names) - REPORTED_NAMES} more (--json names all)")
     out.print(f"{summary['images']} pictures, {len(summary['refused'])} files left out: {summary['verdict']}")

@@ -22,7 +22,7 @@ def assign(
     has members in several, those in test win over those in val, and these over train; the others are left out.
     A val or test that nobody was given to is carved out of train: of each label SHARE of its pictures, test from the front and val from
     the back of the order of sha256(seed:content), so that neither file order nor names matter and a picture that is added moves few
-    others. A group goes as a whole.
+    others. A group goes as a whole; where only groups are left that are larger than the share, the smallest goes.
     """
     chosen: list[str | None] = [split or "train" for _, _, split in pictures]
     for group in groups:
@@ -33,17 +33,18 @@ def assign(
     given = {split for _, _, split in pictures}
     in_train = Counter(label for (_, label, _), split in zip(pictures, chosen, strict=True) if split == "train")
     shares = {label: max(MIN_PICTURES, round(number * SHARE)) for label, number in in_train.items()}
-    for split in ("test", "val"):
-        if split not in given:
-            _carve(pictures, chosen, split, shares, groups=groups, seed=seed)
+    wanted = [split for split in ("test", "val") if split not in given]
+    for turn, split in enumerate(wanted):
+        # What is to be left: for train, and for each split that is carved after this one.
+        _carve(pictures, chosen, split, shares, leave=MIN_PICTURES * (len(wanted) - turn), groups=groups, seed=seed)
     return chosen
 
 
 def _carve(
     pictures: Sequence[tuple[str, str, str | None]], chosen: list[str | None], split: str, shares: Mapping[str, int], *,
-    groups: Sequence[Sequence[int]], seed: int,
+    leave: int, groups: Sequence[Sequence[int]], seed: int,
 ) -> None:
-    """Move each label's share from train to `split`."""
+    """Move each label's share from train to `split`; of a label that is in large groups only, as few as do, and `leave` pictures stay."""
     grouped = {position for group in groups for position in group}
     units = [[position] for position in range(len(pictures)) if position not in grouped] + [list(group) for group in groups]
     by_label: dict[str, list[list[int]]] = defaultdict(list)
@@ -56,15 +57,27 @@ def _carve(
         for unit in candidates:
             if len(unit) <= left:
                 left -= len(unit)
-                for position in unit:
-                    chosen[position] = split
+                _move(chosen, unit, split)
+        carved, rest = shares[label] - left, [unit for unit in candidates if chosen[unit[0]] == "train"]
+        for unit in sorted(rest, key=len):
+            if carved < MIN_PICTURES and sum(map(len, rest)) - len(unit) >= leave:
+                carved += len(unit)
+                rest.remove(unit)
+                _move(chosen, unit, split)
+
+
+def _move(chosen: list[str | None], unit: Sequence[int], split: str) -> None:
+    for position in unit:
+        chosen[position] = split
 
 
 def _order(seed: int, contents: Sequence[str]) -> bytes:
     return hashlib.sha256(f"{seed}:{min(contents)}".encode()).digest()
 
 
-def check(pictures: Sequence[tuple[str, str, str | None]], chosen: Sequence[str | None]) -> None:
+def check(
+    pictures: Sequence[tuple[str, str, str | None]], chosen: Sequence[str | None], groups: Sequence[Sequence[int]] = (),
+) -> None:
     """Refuse what `assign` has chosen where a label is left with too few pictures in a split.
 
     Raises:
@@ -77,8 +90,10 @@ def check(pictures: Sequence[tuple[str, str, str | None]], chosen: Sequence[str 
         few = [f"{counts[label, split]} in {split}" for split in SPLITS if counts[label, split] < MIN_PICTURES]
         if few:
             total = sum(counts[label, split] for split in SPLITS)
+            alike = [len(group) for group in groups if pictures[group[0]][1] == label]
+            together = f"; {sum(alike)} of them in {len(alike)} groups that show the same and stay together" if alike else ""
             raise BadDataset(
                 f"Expected of {label} at least {MIN_PICTURES} different pictures in each of {', '.join(SPLITS)}. "
-                f"Received: {', '.join(few)} (of {total}).",
+                f"Received: {', '.join(few)} (of {total}{together}).",
                 remedy=f"Add pictures of {label}; without split folders {MIN_PICTURES * len(SPLITS)} different ones are the fewest.",
             )

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from catdog.drawing import LABELS, draw_picture
-from catdog.duplicates import MAX_BUCKET, MAX_DISTANCE, MIN_CORRELATION, SIDE, _correlation, _hashes, groups, thumbnail
+from catdog.duplicates import MAX_BUCKET, MAX_DISTANCE, SIDE, _hashes, groups, same, thumbnail
 from catdog.images import decode
 
 
@@ -62,20 +62,20 @@ def test_what_comparing_all_with_all_finds_is_found(seed: int, number: int) -> N
     pictures[: number // 3] = pictures[: number // 3, :, ::-1]
     thumbnails = pictures.clip(0, 255).astype(np.uint8)
     upright, mirrored = _hashes(thumbnails), _hashes(thumbnails[:, :, ::-1])
-    same = {
+    alike = {
         (one, other) for one, other in combinations(range(number), 2)
         for hashes, picture in ((upright, thumbnails[other]), (mirrored, thumbnails[other][:, ::-1]))
-        if np.bitwise_count(upright[one] ^ hashes[other]) <= MAX_DISTANCE and _correlation(thumbnails[one], picture) >= MIN_CORRELATION
+        if np.bitwise_count(upright[one] ^ hashes[other]) <= MAX_DISTANCE and same(thumbnails[one], picture)
     }
     found = groups(thumbnails)
     if found.uniform:  # a bucket was too full
         return
     together = {pair for group in found.members for pair in combinations(group, 2)}
-    assert same <= together
+    assert alike <= together
     for group in found.members:  # closed, and by confirmed pairs alone
         reached, new = {group[0]}, True
         while new:
-            new = {b for pair in same for a, b in (pair, pair[::-1]) if a in reached} - reached  # type: ignore[assignment]
+            new = {b for pair in alike for a, b in (pair, pair[::-1]) if a in reached} - reached  # type: ignore[assignment]
             reached |= new  # type: ignore[arg-type]
         assert reached == set(group)
 
