@@ -22,7 +22,7 @@ def assign(
     has members in several, those in test win over those in val, and these over train; the others are left out.
     A val or test that nobody was given to is carved out of train: of each label SHARE of its pictures, test from the front and val from
     the back of the order of sha256(seed:content), so that neither file order nor names matter and a picture that is added moves few
-    others. A group goes as a whole; where only groups are left that are larger than the share, the smallest goes.
+    others. A group goes as a whole. Where groups are larger than the share, or would be missing elsewhere, each split gets enough first.
     """
     chosen: list[str | None] = [split or "train" for _, _, split in pictures]
     for group in groups:
@@ -35,16 +35,15 @@ def assign(
     shares = {label: max(MIN_PICTURES, round(number * SHARE)) for label, number in in_train.items()}
     wanted = [split for split in ("test", "val") if split not in given]
     for turn, split in enumerate(wanted):
-        # What is to be left: for train, and for each split that is carved after this one.
-        _carve(pictures, chosen, split, shares, leave=MIN_PICTURES * (len(wanted) - turn), groups=groups, seed=seed)
+        _carve(pictures, chosen, split, shares, others=len(wanted) - turn, groups=groups, seed=seed)
     return chosen
 
 
 def _carve(
     pictures: Sequence[tuple[str, str, str | None]], chosen: list[str | None], split: str, shares: Mapping[str, int], *,
-    leave: int, groups: Sequence[Sequence[int]], seed: int,
+    others: int, groups: Sequence[Sequence[int]], seed: int,
 ) -> None:
-    """Move each label's share from train to `split`; of a label that is in large groups only, as few as do, and `leave` pictures stay."""
+    """Move each label's share from train to `split`; what stays can fill `others`: train, and what is carved after this."""
     grouped = {position for group in groups for position in group}
     units = [[position] for position in range(len(pictures)) if position not in grouped] + [list(group) for group in groups]
     by_label: dict[str, list[list[int]]] = defaultdict(list)
@@ -52,23 +51,30 @@ def _carve(
         if members := [position for position in unit if chosen[position] == "train"]:
             by_label[pictures[members[0]][1]].append(members)
     for label, candidates in by_label.items():
-        left = shares[label]
         candidates.sort(key=lambda unit: _order(seed, [pictures[position][0] for position in unit]), reverse=split == "val")
-        for unit in candidates:
-            if len(unit) <= left:
-                left -= len(unit)
-                _move(chosen, unit, split)
-        carved, rest = shares[label] - left, [unit for unit in candidates if chosen[unit[0]] == "train"]
-        for unit in sorted(rest, key=len):
-            if carved < MIN_PICTURES and sum(map(len, rest)) - len(unit) >= leave:
-                carved += len(unit)
-                rest.remove(unit)
-                _move(chosen, unit, split)
+        for unit in _taken(candidates, shares[label], others):
+            for position in unit:
+                chosen[position] = split
 
 
-def _move(chosen: list[str | None], unit: Sequence[int], split: str) -> None:
-    for position in unit:
-        chosen[position] = split
+def _taken(units: Sequence[list[int]], share: int, others: int) -> list[list[int]]:
+    """Of these groups and single pictures so many of the first ones as make `share`; at least enough for one split, with enough left for
+    `others`, where there is enough for all."""
+    rest = Counter(len(unit) >= MIN_PICTURES for unit in units)
+    needed = others if _filled(rest) > others else 0
+    taken: dict[int, list[int]] = {}
+    number = 0
+    for turn, unit in enumerate((*units, *sorted(units, key=len))):
+        is_wanted = number + len(unit) <= share if turn < len(units) else number < MIN_PICTURES and unit[0] not in taken
+        if is_wanted and _filled(after := rest - Counter([len(unit) >= MIN_PICTURES])) >= needed:
+            taken[unit[0]], rest = unit, after
+            number += len(unit)
+    return list(taken.values())
+
+
+def _filled(units: Mapping[bool, int]) -> int:
+    """How many splits they can fill: those with MIN_PICTURES one each, and the smaller ones together."""
+    return units[True] + units[False] // MIN_PICTURES
 
 
 def _order(seed: int, contents: Sequence[str]) -> bytes:
