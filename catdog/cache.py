@@ -134,22 +134,29 @@ class Cache:
         """Make room for a file and give it its size at once, so that whoever makes room next counts it."""
         with FileLock(self.folder / "lock"):
             self._sweep(key)
-            files = sorted((path.stat().st_mtime, path) for path in self.folder.iterdir() if not path.name.endswith("lock"))
-            held = sum(path.stat().st_size for _, path in files)
-            for _, path in files:
+            files = sorted(self._files())
+            held = sum(length for _, length, _ in files)
+            for _, length, path in files:
                 if held + size > self.limit and path.name not in self.used and not _is_unfinished(path):
-                    held -= path.stat().st_size
-                    path.unlink()
+                    held -= length
+                    path.unlink(missing_ok=True)
             if held + size > self.limit:
                 raise OSError(errno.ENOSPC, f"Expected {size} bytes free of the cache's {self.limit}. Received: {held} in use")
             with unfinished.open("xb") as file:
                 file.truncate(size)
 
+    def _files(self) -> Iterator[tuple[float, int, Path]]:
+        """When each file was last used, its bytes, and where it is; others finish theirs, and rename them, meanwhile."""
+        for path in self.folder.iterdir():
+            with contextlib.suppress(FileNotFoundError):
+                if not path.name.endswith("lock"):
+                    yield path.stat().st_mtime, path.stat().st_size, path
+
     def _sweep(self, key: str) -> None:
         """Remove what killed jobs left unfinished. Who is still at work holds the lock; that of `key` is held here."""
         for unfinished in filter(_is_unfinished, list(self.folder.iterdir())):
             if self._lock(unfinished.name) == self._lock(key):
-                unfinished.unlink()
+                unfinished.unlink(missing_ok=True)
                 continue
             with contextlib.suppress(Timeout), FileLock(self._lock(unfinished.name), timeout=0):
                 unfinished.unlink(missing_ok=True)

@@ -35,7 +35,7 @@ class Census:
     groups: list[list[Record]]
     """Pictures that show the same and stand in the same split."""
     conflicts: list[list[Record]]
-    """Those groups whose members have different labels."""
+    """Pictures that show the same and have different labels, also those that are left out."""
     uniform: list[Record]
     """Pictures too uniform to tell whether they show the same as others."""
     problems: list[BadDataset]
@@ -56,8 +56,8 @@ def take(
         for done, planned in enumerate(plan.pictures):
             if progress is not None:
                 progress(done, len(plan.pictures))
-            data = read(planned.name)
             try:
+                data = read(planned.name)
                 picture = images.read(data)
             except (BadImage, UnsupportedType, TooLarge) as error:
                 unreadable.append((planned, error.message))
@@ -81,7 +81,7 @@ def take(
     pictures = [(record.sha256, record.label, record.split or None) for record in records]
     chosen = splits.assign(pictures, seed=seed, groups=found.members)
     try:
-        splits.check(pictures, chosen)
+        splits.check(pictures, chosen, groups=found.members)
     except BadDataset as error:
         problems.append(error)
     return _census(records, chosen, found, refused=[*plan.refused, *_unreadable(unreadable), *copies], problems=problems)
@@ -142,12 +142,13 @@ def _census(
 ) -> Census:
     """Write splits and groups into the records, and take those out that would leak."""
     placed = [replace(record, split=split or "") for record, split in zip(records, chosen, strict=True)]
-    groups = []
+    groups, alike = [], []
     for members in found.members:
         group = min(placed[position].sha256 for position in members)
         for position in members:
             placed[position] = replace(placed[position], group=group)
         groups.append([placed[position] for position in members if placed[position].split])
+        alike.append([placed[position] for position in members])
         there = groups[-1][0]
         refused += [
             Refused(placed[position].name, "leak", f"shows the same as {there.name}, which is in {there.split}")
@@ -157,6 +158,6 @@ def _census(
     return Census(
         records=sorted((record for record in placed if record.split), key=lambda record: (order[record.split], record.sha256)),
         refused=refused, groups=[group for group in groups if len(group) > 1],
-        conflicts=[group for group in groups if len({record.label for record in group}) > 1],
+        conflicts=[group for group in alike if len({record.label for record in group}) > 1],
         uniform=[placed[position] for position in found.uniform if placed[position].split], problems=problems,
     )

@@ -26,12 +26,14 @@ from rich.table import Column, Table
 
 from catdog import __version__, process
 from catdog.errors import BadConfig, BadInput, BadSettings, CatdogError, NoModel, NotFound, Unavailable
+from catdog.labels import shown
 from catdog.settings import Settings, described, nearest, wait_passively
 
 if TYPE_CHECKING:
     from catdog.config import TrainConfig
     from catdog.plans import Labelling
     from catdog.progress import Progress
+    from catdog.run import Prepared
 
 STOPPED = 75
 IMPORT_MEMORY_BYTES = 4 * 2**30
@@ -64,6 +66,7 @@ app.add_typer(data, name="data")
 app.add_typer(models, name="models")
 app.add_typer(doctor, name="doctor")
 out = Console(highlight=False, markup=False)
+err = Console(highlight=False, markup=False, stderr=True)
 
 
 def main() -> None:
@@ -71,9 +74,9 @@ def main() -> None:
     try:
         app()
     except CatdogError as error:
-        sys.stderr.write(f"error: {error.message} {error.remedy}\n")
+        sys.stderr.write(f"error: {shown(error.message)} {error.remedy}\n")
         offenders = getattr(error, "offenders", [])
-        sys.stderr.writelines(f"  {offender}\n" for offender in offenders)
+        sys.stderr.writelines(f"  {shown(offender)}\n" for offender in offenders)
         wrong_input = isinstance(error, (BadInput, BadSettings, NoModel, NotFound))
         raise SystemExit(2 if wrong_input else EXIT_CODES.get(error.code, 1)) from None
     except KeyboardInterrupt:
@@ -136,6 +139,12 @@ def train(
         list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="A field of the config, such as epochs=5; repeatable."),
     ] = None,
     labels: Labels = None,
+    find_rate: Annotated[
+        bool, typer.Option("--find-rate", help="Do not train: let the learning rate rise and see where the loss falls fastest."),
+    ] = False,
+    compare_devices: Annotated[
+        bool, typer.Option("--compare-devices", help="Do not train: make three steps on the CPU and on the GPU and compare them."),
+    ] = False,
 ) -> None:
     """Train on photographs in this process, without a service, and leave a model package in RUN/package."""
     from catdog.config import TrainConfig
@@ -150,6 +159,8 @@ def train(
     wait_passively()
     from catdog import run as phases  # torch is imported here, when everything that needs no torch has been checked
 
+    if find_rate or compare_devices:
+        return (_find_rate if find_rate else _compare_devices)(phases.prepare(run_folder, settings))
     stopping = _until_signal()
     result: dict[str, Any] = {}
     with Bars(out) as bars:
@@ -165,6 +176,45 @@ def train(
         out.print(line, soft_wrap=True)
     out.print(f"package: {run_folder / 'package'}", soft_wrap=True)
     out.print(f"ask it: catdog predict --package {run_folder / 'package'} FILE", soft_wrap=True)
+    return None
+
+
+def _find_rate(prepared: "Prepared") -> None:
+    from catdog import plots, probe
+    from catdog.display import Bars
+    from catdog.progress import Progress
+    from catdog.run import features
+
+    found = None
+    with Bars(out) as bars:
+        for progress in features(prepared):
+            bars.show(progress)
+        for number, found in enumerate(probe.range_test(
+            prepared.network, prepared.split("train"), prepared.config, labels=len(prepared.dataset.labels), device=prepared.device.name,
+        ), 1):
+            bars.show(Progress("step", phase="find rate", step=number, steps=probe.STEPS, train_loss=found.losses[-1]))
+    if found is None:
+        raise BadInput("Expected a finite loss at the lowest learning rate. Received: none.", remedy="Look at the data set first.")
+    picture = prepared.folder / "learning_rates.svg"
+    picture.write_text(plots.learning_rates(found.rates, found.losses, proposed=found.proposed))
+    proposed = "no rate at which the loss falls" if found.proposed is None else f"learning_rate={found.proposed:.2g}"
+    out.print(f"proposed: {proposed} (the config has {prepared.config.learning_rate:g}); the curve: {picture}", soft_wrap=True)
+
+
+def _compare_devices(prepared: "Prepared") -> None:
+    from catdog import device, probe
+    from catdog.display import Bars
+    from catdog.run import features
+
+    with Bars(out) as bars:
+        for progress in features(prepared):
+            bars.show(progress)
+    table = Table("step", *(Column(f"loss on {name}", justify="right") for name in device.COMPARED), "weights differ by at most")
+    for number, one in enumerate(probe.compare_devices(
+        prepared.network, prepared.split("train"), prepared.config, labels=len(prepared.dataset.labels), devices=device.COMPARED,
+    ), 1):
+        table.add_row(str(number), *(f"{loss:.6f}" for loss in one.losses), f"{one.difference:.1e}")
+    out.print(table)
 
 
 def _check_same_run(run_folder: Path, config: "TrainConfig") -> None:
@@ -189,18 +239,38 @@ def _dataset(source: str, settings: Settings, labelling: "Labelling", seed: int 
     from catdog.display import Bars
     from catdog.progress import Progress
 
-    if re.fullmatch(DATASET_ID, source):
+    path = Path(source)
+    is_imported = re.fullmatch(DATASET_ID, source) is not None
+    is_public = source in CORPORA and not path.exists()
+    if is_imported or is_public:
+        _check_no_options(source, labelling)
+    if is_imported:
         return Dataset.open(settings.datasets / source).id
     settings.make_folders()
-    path = Path(source)
-    if source in CORPORA and not path.exists():
+    if is_public:
         path = _fetched(source, settings)
         labelling = CORPORA[source].labelling
-    with Bars(out) as bars:
-        return sources.import_path(
+    with Bars(err) as bars:
+        dataset = sources.import_path(
             path, settings=settings, labelling=labelling, seed=seed,
             progress=lambda done, total: bars.show(Progress("step", phase="import", step=done, steps=total)),
-        ).id
+        )
+    for one in dataset.refused[:REPORTED_NAMES]:
+        err.print(f"left out: {shown(one['name'])}: {shown(one['reason'])}", soft_wrap=True)
+    if len(dataset.refused) > REPORTED_NAMES:
+        err.print(f"left out: {len(dataset.refused) - REPORTED_NAMES} more; `catdog data report {dataset.id}` lists them", soft_wrap=True)
+    return dataset.id
+
+
+def _check_no_options(source: str, labelling: "Labelling") -> None:
+    """Of what is imported, or public, the labels are known."""
+    from catdog.plans import Labelling
+
+    if labelling != Labelling():
+        raise BadInput(
+            f"Expected no options about labels, as those of {source} are fixed. Received: {labelling.model_dump(exclude_defaults=True)}.",
+            remedy="Leave them out, or import a folder or a zip.",
+        )
 
 
 def _fetched(name: str, settings: Settings) -> Path:
@@ -426,19 +496,24 @@ def report(
     source: Annotated[str, typer.Argument(help="A folder of photographs, a zip of them, or the id of an imported data set.")],
     html: Annotated[Path, typer.Option("--html", help="Where the page goes that people look at.")] = Path("report.html"),
     as_json: Annotated[bool, typer.Option("--json", help="Print the whole report as JSON.")] = False,
-    labels: Labels = None, rule: RuleOption = "auto", pattern: Pattern = None, seed: Seed = 0,
+    labels: Labels = None, rule: RuleOption = "auto", pattern: Pattern = None, skip_unlabelled: SkipUnlabelled = False, seed: Seed = 0,
 ) -> None:
     """Say what is in a folder of photographs, what would be left out and why, and what to look at. Nothing is imported or changed.
 
     Exits 0 when a data set would come of it, 3 when it would be refused.
     """
     from catdog import sources
+    from catdog.config import DATASET_ID
     from catdog.display import Bars
     from catdog.progress import Progress
 
-    with Bars(out) as bars:
+    labelling = _labelling(labels, rule=rule, pattern=pattern, unlabelled="skip" if skip_unlabelled else "refuse")
+    if re.fullmatch(DATASET_ID, source):
+        _check_no_options(source, labelling)
+    _check_output(html)
+    with Bars(err) as bars:
         summary, page = sources.report(
-            source, settings=Settings.load(), labelling=_labelling(labels, rule=rule, pattern=pattern, unlabelled="skip"), seed=seed,
+            source, settings=Settings.load(), labelling=labelling, seed=seed,
             progress=lambda done, total: bars.show(Progress("step", phase="examine", step=done, steps=total)),
         )
     html.write_bytes(page)
@@ -463,6 +538,7 @@ def sheet(
     """Draw what a network would see of the photographs: as it is validated, and as it is trained. A folder or zip is imported for that."""
     from catdog.config import TrainConfig
 
+    _check_output(picture, suffixes=(".png", ".jpg", ".jpeg", ".webp"))
     settings = Settings.load()
     fields = {"trainable": "all", **_fields(settings_of_run or [])}
     config = TrainConfig.parse({"dataset": _dataset(source, settings, _labelling(labels)), **fields})
@@ -473,6 +549,14 @@ def sheet(
     out.print(f"{picture}: augment={config.augment}, geometry={config.geometry}, image_size={config.image_size}", soft_wrap=True)
 
 
+def _check_output(path: Path, suffixes: tuple[str, ...] = ()) -> None:
+    """Before the work: what comes of it must have a place."""
+    if not path.absolute().parent.is_dir() or path.is_dir():
+        raise BadInput(f"Expected a file in a folder that is there. Received: {path}.", remedy="Make the folder, or name another file.")
+    if suffixes and path.suffix.lower() not in suffixes:
+        raise BadInput(f"Expected a picture's name ({', '.join(suffixes)}). Received: {path}.", remedy="Name another file.")
+
+
 def _show_report(summary: dict[str, Any]) -> None:
     table = Table("label", *(Column(split, justify="right") for split in summary["counts"]))
     for label in summary["labels"]:
@@ -480,9 +564,9 @@ def _show_report(summary: dict[str, Any]) -> None:
     out.print(table)
     for finding in summary["findings"]:
         names = finding["names"]
-        out.print(f"{finding['severity']}: {finding['message']} {finding['advice']}", soft_wrap=True)
+        out.print(f"{finding['severity']}: {shown(finding['message'])} {finding['advice']}", soft_wrap=True)
         for name in names[:REPORTED_NAMES]:
-            out.print(f"    {name}", soft_wrap=True)
+            out.print(f"    {shown(name)}", soft_wrap=True)
         if len(names) > REPORTED_NAMES:
             out.print(f"    and {len(names) - REPORTED_NAMES} more (--json names all)")
     out.print(f"{summary['images']} pictures, {len(summary['refused'])} files left out: {summary['verdict']}")

@@ -26,7 +26,8 @@ from rich.console import Console
 from catdog import process, sources
 from catdog.display import Bars, figures
 from catdog.errors import BadDataset, CatdogError, RunFailed, Unavailable
-from catdog.plans import SUFFIXES, Planned, plan
+from catdog.places import SUFFIXES
+from catdog.plans import Planned, plan
 from catdog.progress import Progress
 from catdog.settings import Settings
 

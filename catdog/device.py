@@ -33,6 +33,10 @@ SIGNS = ("dev/nvidiactl", "proc/driver/nvidia", "dev/dxg")
 """What a container or host with an NVIDIA driver has; the last one under Windows."""
 
 
+COMPARED = ("cpu", "cuda")
+"""What `catdog train --compare-devices` compares."""
+
+
 @dataclass(frozen=True, slots=True)
 class Device:
     """Where a run computes. Goes into the job record and the model package."""

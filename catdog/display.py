@@ -51,7 +51,7 @@ class Bars:
         if self._bar is not None:
             total = self._bars.tasks[self._bars.task_ids.index(self._bar)].total or 1
             self._bars.update(self._bar, completed=total, total=total)
-        if not self._console.is_terminal:
+        if not (self._console.is_terminal or self._console.stderr):  # standard error in a file is for what went wrong
             self._console.print(f"phase: {phase}", highlight=False)
         self._phase = phase
         self._bar = self._bars.add_task(phase, total=None, note="")

@@ -1,11 +1,13 @@
 """thumbnail, groups, Groups: pictures that show the same, also when they were saved again, made smaller or mirrored.
 
-    image -> thumbnail (32, 32) uint8 -> hash of 64 bits -> candidates that differ in at most 4 bits -> confirmed by correlation -> groups
+    image -> thumbnail (32, 32) uint8 -> equal ones are one group
+          -> hash of 64 bits -> candidates that differ in at most 4 bits -> confirmed by correlation, whole and locally -> groups
 
 The hash is ImageHash's difference hash (Krawetz 2013): one bit a neighbouring pair of an 8 x 9 grey picture. Two pictures of one scene can
 have it in common, so it only proposes; a pair counts when its thumbnails correlate.
 """
 
+import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import combinations
@@ -21,6 +23,11 @@ MAX_DISTANCE = 4
 """Bits of 64 in which the hashes of two saves of one picture may differ."""
 MIN_CORRELATION = 0.97
 """Of two thumbnails, normalised; below it they are two pictures."""
+MIN_LOCAL_CORRELATION = 0.95
+"""The mean over the blocks of BLOCK x BLOCK pixels that are not flat in both. The whole correlates also where only the silhouettes are the
+same: of 590 such pairs of 64 different drawn round things, 0.943 was exceeded by 1 %; of 350 photographs, 99 % of the copies saved again,
+made grey, darker, mirrored or a third as large keep 0.975."""
+BLOCK = 8
 MIN_DEVIATION = 5.0
 """Grey levels, standard deviation of a thumbnail; a flatter picture correlates with everything flat."""
 MAX_BUCKET = 50
@@ -56,12 +63,12 @@ def groups(thumbnails: NDArray[np.uint8]) -> Groups:
     mirrored = _hashes(thumbnails[:, :, ::-1])
     flat = {position for position, one in enumerate(thumbnails) if one.std() < MIN_DEVIATION}
     crowded: set[int] = set()
-    parents = list(range(len(thumbnails)))
+    parents = _equal(thumbnails, flat)
     for one, other, is_mirrored in _candidates(upright, mirrored, crowded):
         if one in flat or other in flat or _root(parents, one) == _root(parents, other):
             continue
         picture = thumbnails[other][:, ::-1] if is_mirrored else thumbnails[other]
-        if _correlation(thumbnails[one], picture) >= MIN_CORRELATION:
+        if same(thumbnails[one], picture):
             first, second = sorted((_root(parents, one), _root(parents, other)))
             parents[second] = first
     found: dict[int, list[int]] = {}
@@ -70,6 +77,24 @@ def groups(thumbnails: NDArray[np.uint8]) -> Groups:
     members = [group for group in found.values() if len(group) > 1]
     grouped = {position for group in members for position in group}
     return Groups(members, sorted((flat | crowded) - grouped))
+
+
+def same(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> bool:
+    """Whether two thumbnails (32, 32) uint8, neither of them flat, are of one picture."""
+    if _correlation(one.reshape(1, -1), other.reshape(1, -1))[0] < MIN_CORRELATION:
+        return False
+    mine, theirs = _blocks(one), _blocks(other)
+    structured = np.maximum(mine.std(axis=1), theirs.std(axis=1)) >= MIN_DEVIATION
+    return not structured.any() or float(_correlation(mine[structured], theirs[structured]).mean()) >= MIN_LOCAL_CORRELATION
+
+
+def _equal(thumbnails: NDArray[np.uint8], flat: set[int]) -> list[int]:
+    """The parent of each position, where pixel-equal thumbnails have one: however many there are, they show the same."""
+    first: dict[bytes, int] = {}
+    return [
+        position if position in flat else first.setdefault(hashlib.sha256(one.tobytes()).digest(), position)
+        for position, one in enumerate(thumbnails)
+    ]
 
 
 def _hashes(thumbnails: NDArray[np.uint8]) -> NDArray[np.uint64]:
@@ -115,9 +140,18 @@ def _bands_of(hashes: NDArray[np.uint64]) -> list[NDArray[np.uint64]]:
     return bands
 
 
-def _correlation(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> float:
-    """Pearson's, of two pictures that are not flat."""
-    return float(np.corrcoef(one.ravel(), other.ravel())[0, 1])
+def _blocks(thumbnail: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """(16, 64): the pixels of each block."""
+    across = SIDE // BLOCK
+    return thumbnail.reshape(across, BLOCK, across, BLOCK).swapaxes(1, 2).reshape(across**2, BLOCK**2)
+
+
+def _correlation(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """Pearson's, row by row; 0 where a row is all the same."""
+    mine, theirs = (rows - rows.mean(axis=1, keepdims=True) for rows in (one.astype(np.float64), other.astype(np.float64)))
+    scale = np.sqrt((mine**2).sum(axis=1) * (theirs**2).sum(axis=1))
+    found: NDArray[np.float64] = (mine * theirs).sum(axis=1) / np.maximum(scale, 1e-9)
+    return found
 
 
 def _root(parents: list[int], position: int) -> int:

@@ -82,7 +82,7 @@ def read(data: bytes) -> Picture:
             _to_rgb(ImageOps.exif_transpose(image)), format="JPEG" if image.format == "MPO" else str(image.format), mode=image.mode,
             orientation=orientation if orientation in range(1, 9) else 1,
         )
-    except (BadImage, TooLarge, UnsupportedType):
+    except (BadImage, TooLarge, UnsupportedType, MemoryError):  # want of memory says nothing about the picture
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise TooLarge(f"Expected a picture of at most {MAX_PIXELS} pixels. Received: more.", limit=MAX_PIXELS) from error
@@ -150,8 +150,10 @@ class Preprocess:
         """What becomes the square, in pixels of the picture: left, top, right, bottom. It lies partly outside where bars are."""
         if self.geometry == "resize_crop":
             across = down = min(width, height) * self.crop
-        elif self.geometry == "center_crop":
-            across = down = self.image_size
+        elif self.geometry == "center_crop":  # from a whole pixel on: nothing is interpolated
+            side = self.image_size
+            left, top = int((width - side) / 2), int((height - side) / 2)
+            return left, top, left + side, top + side
         elif self.geometry == "letterbox":
             across = down = max(width, height)
         else:
@@ -166,8 +168,6 @@ class Preprocess:
     def _box(self, width: int, height: int) -> tuple[float, float, float, float]:
         """What is kept of a picture, in its pixels: left, top, right, bottom."""
         left, top, right, bottom = self.frame(width, height)
-        if self.geometry == "center_crop":  # whole pixels: nothing is interpolated
-            left, top, right, bottom = (int(edge) for edge in (left, top, left + self.image_size, top + self.image_size))
         return max(left, 0), max(top, 0), min(right, width), min(bottom, height)
 
     def _target(self, width: int, height: int) -> tuple[int, int]:

@@ -4,7 +4,6 @@ N images of a batch, S side, F features. The loop asks a Split for batches and c
 pixels (N, S, S, 3) uint8 for a whole network, features (N, F) float32 for a head on a frozen backbone.
 """
 
-import errno
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
@@ -231,9 +230,7 @@ def fill(pictures: Pictures, *, cache: Cache, threads: int, phase: str) -> Itera
         for done in cache.make(key, shapes, lambda: _ahead(pool, pictures.decode, range(number), CHUNK * threads)):
             if done % CHUNK == 0 or done == number:
                 yield Progress("step", phase=phase, step=done, steps=number)
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
+    except OSError as error:  # whatever ails the cache: nothing depends on it
         raise Unavailable(f"Expected room for {bytes_of(shapes)} bytes of decoded pictures. Received: {error}.", remedy=remedy) from error
     finally:
         pool.shutdown(cancel_futures=True)

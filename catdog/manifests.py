@@ -15,11 +15,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from catdog.errors import BadDataset
+from catdog.labels import listed, shown
+from catdog.places import around, split_named
 
 NAMES = ("manifest.csv", "manifest.json")
 MAX_BYTES = 32 * 2**20
 MAX_CELL = 2048
-_SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,19 +31,25 @@ class Row:
     split: str | None
 
 
-def find(names: Sequence[str]) -> str | None:
-    """The manifest at the root, or in the one folder around everything.
+def find(names: Sequence[str], pictures: Sequence[str]) -> str | None:
+    """The manifest among the names, in a folder that all pictures lie in. Upper and lower case do not matter.
 
     Raises:
-        BadDataset: there are two.
+        BadDataset: there are two, or one that stands beside some of the pictures only.
     """
-    roots = {name.partition("/")[0] for name in names if "/" in name}
-    wrapped = len(roots) == 1 and all("/" in name for name in names)
-    prefix = f"{roots.pop()}/" if wrapped else ""
-    there = [prefix + name for name in NAMES if prefix + name in names]
+    there = [name for name in names if name.rpartition("/")[2].casefold() in NAMES]
+    if not there:
+        return None
     if len(there) > 1:
-        raise BadDataset(f"Expected one manifest. Received: {' and '.join(there)}.", offenders=there, remedy="Remove one of them.")
-    return there[0] if there else None
+        remedy = "Remove the others, or take another rule."
+        raise BadDataset(f"Expected one manifest. Received: {listed(there)}.", offenders=there, remedy=remedy)
+    folders = there[0].split("/")[:-1]
+    if folders != around(pictures)[: len(folders)]:
+        raise BadDataset(
+            f"Expected the manifest in a folder that all pictures lie in. Received: {there[0]}.", offenders=there,
+            remedy="Move it there, or take the rule folder or filename, which read no manifest.",
+        )
+    return there[0]
 
 
 def rows(manifest: str, data: bytes, pictures: Sequence[str]) -> dict[str, Row]:
@@ -82,7 +89,7 @@ def _table(manifest: str, data: bytes) -> Iterator[Mapping[str, Any]]:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise BadDataset(f"Expected a manifest in UTF-8. Received: other bytes at {error.start}.", remedy="Save it as UTF-8.") from error
-    if manifest.endswith(".json"):
+    if manifest.casefold().endswith(".json"):
         try:
             listed = json.loads(text)
         except (ValueError, RecursionError) as error:
@@ -108,14 +115,14 @@ def _row(fields: Mapping[str, Any], number: int) -> tuple[str, Row]:
     path, label, split = fields["path"], fields["label"], fields.get("split") or None
     if not (isinstance(path, str) and path and isinstance(label, str) and label.strip()):
         raise BadDataset(f"Expected a path and a label in each line of a manifest. Received: line {number} {_shown(str(dict(fields)))}.")
-    if split is not None and (not isinstance(split, str) or split.strip().casefold() not in _SPLITS):
+    meant = split_named(split.strip()) if isinstance(split, str) else None
+    if split is not None and meant is None:
         raise BadDataset(f"Expected train, val or test as split. Received: in line {number} of the manifest {str(split)[:64]!r}.")
-    return path, Row(label.strip(), split and _SPLITS[split.strip().casefold()])
+    return path, Row(label.strip(), meant)
 
 
 def _shown(text: str) -> str:
-    """A stranger's text without what a terminal would obey, and not all of it."""
-    return ascii(text)[1:-1][:200]
+    return shown(text)[:200]
 
 
 def _normal(path: str) -> str:

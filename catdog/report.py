@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
+from itertools import islice
 from typing import Any
 
 import jinja2
@@ -19,6 +20,7 @@ from catdog import datasets, images, shortcuts
 from catdog.census import Census
 from catdog.datasets import Record
 from catdog.images import Preprocess
+from catdog.labels import shown
 from catdog.plans import Plan
 from catdog.splits import SPLITS
 
@@ -36,6 +38,7 @@ SHOWN = 8
 _THUMBNAIL = (120, 120)
 _KINDS = {
     "ambiguous": "more than one label in the name", "unlabelled": "no label", "not_a_picture": "no picture by the name",
+    "unsupported": "pictures of a kind that is not read",
     "not_regular": "no regular file", "unreadable": "cannot be read", "duplicate": "the same file as another one",
     "leak": "shows what a picture of a later split shows",
 }
@@ -43,6 +46,7 @@ _ADVICE = {
     "ambiguous": "Rename these files, put the pictures into one folder per label, or name them in a manifest.",
     "unlabelled": "Rename these files, put the pictures into one folder per label, or name them in a manifest.",
     "not_a_picture": "Nothing is to be done, unless they should be pictures: convert them to JPEG or PNG.",
+    "unsupported": "Convert them to JPEG or PNG.",
     "not_regular": "Links out of the folder and devices are not followed; copy the files.",
     "unreadable": "Save or fetch these files again, or delete them.",
     "duplicate": "Nothing is to be done: each content counts once.",
@@ -65,8 +69,8 @@ def summarise(census: Census, plan: Plan) -> dict[str, Any]:
     """report.json."""
     records = census.records
     return {
-        "format": FORMAT, "verdict": "refused" if census.problems else "ready", "images": len(records), "labels": plan.labels,
-        "counts": datasets.count(records, plan.labels), "ignored": plan.ignored,
+        "format": FORMAT, "verdict": "refused" if plan.problems or census.problems else "ready", "images": len(records),
+        "labels": plan.labels, "counts": datasets.count(records, plan.labels), "ignored": plan.ignored,
         "findings": [asdict(finding) for finding in _findings(census, plan)],
         "refused": [asdict(one) for one in census.refused],
         "groups": [[_place(record) for record in group] for group in census.groups],
@@ -88,7 +92,9 @@ def page(summary: dict[str, Any], census: Census, read: Callable[[Record], bytes
         for label in summary["labels"][:20]
     }
     findings = [
-        finding | {"pictures": [(name, _data_uri(read(by_name[name]))) for name in finding["names"] if name in by_name][:SHOWN]}
+        finding | {"pictures": [
+            (name, _data_uri(read(by_name[name]))) for name in islice((name for name in finding["names"] if name in by_name), SHOWN)
+        ]}
         for finding in summary["findings"]
     ]
     groups = [[(place, _data_uri(read(by_name[place["name"]]))) for place in group[:SHOWN]] for group in summary["groups"][:LISTED // 10]]
@@ -100,7 +106,7 @@ def page(summary: dict[str, Any], census: Census, read: Callable[[Record], bytes
 
 
 def _findings(census: Census, plan: Plan) -> Iterator[Finding]:
-    for problem in census.problems:
+    for problem in (*plan.problems, *census.problems):
         yield Finding("refused", "error", problem.message, problem.remedy, problem.offenders)
     by_kind: dict[str, list[str]] = {}
     for one in census.refused:
@@ -135,8 +141,8 @@ def _of_groups(census: Census) -> Iterator[Finding]:
         )
     if census.uniform:
         yield Finding(
-            "uniform", "note", f"Too uniform to tell whether they show what others show: {_number(census.uniform, 'picture')}.",
-            "Look whether they show anything.", [record.name for record in census.uniform],
+            "uniform", "warning", f"Too uniform to tell whether they show what others show: {_number(census.uniform, 'picture')}.",
+            "Look whether they show anything, and whether copies of one stand in two splits.", [record.name for record in census.uniform],
         )
 
 
@@ -236,10 +242,5 @@ def _template() -> jinja2.Template:
         loader=jinja2.PackageLoader("catdog", "pages"), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["plain"] = _plain
+    environment.filters["plain"] = shown
     return environment.get_template("report.html")
-
-
-def _plain(text: str) -> str:
-    """A name with everything visible that a browser would obey or hide: control characters, changes of writing direction."""
-    return "".join(letter if letter.isprintable() else f"\\x{ord(letter):02x}" for letter in text)

@@ -12,6 +12,7 @@ import re
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -22,10 +23,10 @@ from catdog.archives import Archive
 from catdog.census import Report, take
 from catdog.config import DATASET_ID
 from catdog.datasets import Dataset
-from catdog.errors import BadDataset, CatdogError, Conflict, Unavailable, Unreachable
+from catdog.errors import BadDataset, CatdogError, Conflict, TooLarge, Unavailable, Unreachable, UnsupportedType
 from catdog.files import write_atomically
 from catdog.folders import Folder
-from catdog.plans import Labelling, Plan, plan
+from catdog.plans import Labelling, Plan, plan, survey
 from catdog.settings import Settings
 from catdog.staging import build, discard, keep_report, publish, staged
 
@@ -110,9 +111,9 @@ def report(
     path = Path(source)
     if path.is_file():
         with Archive(path, settings) as archive:
-            return _report(archive, plan(archive.names, labelling, archive.read), seed=seed, progress=progress)
+            return _report(archive, survey(archive.names, labelling, archive.read), seed=seed, progress=progress)
     pictures = Folder(path, settings)
-    planned = plan(pictures.names, labelling, pictures.read)
+    planned = survey(pictures.names, labelling, pictures.read)
     planned.refused.extend(pictures.strange)
     return _report(pictures, planned, seed=seed, progress=progress)
 
@@ -192,7 +193,7 @@ def fetch_workshop(folder: Path, *, settings: Settings | None = None, progress: 
     place = folder / "dogs-vs-cats"
     try:
         _lay_out(zipped, place, settings)
-    except CatdogError:
+    except (BadDataset, TooLarge, UnsupportedType):
         zipped.unlink()  # whatever it is, it is not the photographs: the next call asks again
         raise
     return place
@@ -231,7 +232,13 @@ def _publish_by_content(dataset: Dataset, datasets_folder: Path) -> Dataset:
     place = datasets_folder / f"ds_{dataset.fingerprint[:32]}"
     place.mkdir(parents=True, exist_ok=True)
     with _alone(place):
-        return Dataset.open(place) if (place / "dataset.json").exists() else publish(dataset.folder, place)
+        if not (place / "dataset.json").exists():
+            return publish(dataset.folder, place)
+        present = Dataset.open(place)
+        # One that lost a picture is made whole again; else the pictures that jobs may be reading stay as they are.
+        if all(present.path(record).exists() for record in present.records):
+            return replace(present, refused=dataset.refused)
+        return publish(dataset.folder, place)
 
 
 def _check_free(folder: Path) -> None:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from catdog.drawing import LABELS, draw_picture
-from catdog.duplicates import MAX_BUCKET, MAX_DISTANCE, MIN_CORRELATION, SIDE, _correlation, _hashes, groups, thumbnail
+from catdog.duplicates import MAX_BUCKET, MAX_DISTANCE, MIN_CORRELATION, SIDE, _hashes, groups, same, thumbnail
 from catdog.images import decode
 
 
@@ -62,20 +62,20 @@ def test_what_comparing_all_with_all_finds_is_found(seed: int, number: int) -> N
     pictures[: number // 3] = pictures[: number // 3, :, ::-1]
     thumbnails = pictures.clip(0, 255).astype(np.uint8)
     upright, mirrored = _hashes(thumbnails), _hashes(thumbnails[:, :, ::-1])
-    same = {
+    alike = {
         (one, other) for one, other in combinations(range(number), 2)
         for hashes, picture in ((upright, thumbnails[other]), (mirrored, thumbnails[other][:, ::-1]))
-        if np.bitwise_count(upright[one] ^ hashes[other]) <= MAX_DISTANCE and _correlation(thumbnails[one], picture) >= MIN_CORRELATION
+        if np.bitwise_count(upright[one] ^ hashes[other]) <= MAX_DISTANCE and same(thumbnails[one], picture)
     }
     found = groups(thumbnails)
     if found.uniform:  # a bucket was too full
         return
     together = {pair for group in found.members for pair in combinations(group, 2)}
-    assert same <= together
+    assert alike <= together
     for group in found.members:  # closed, and by confirmed pairs alone
         reached, new = {group[0]}, True
         while new:
-            new = {b for pair in same for a, b in (pair, pair[::-1]) if a in reached} - reached  # type: ignore[assignment]
+            new = {b for pair in alike for a, b in (pair, pair[::-1]) if a in reached} - reached  # type: ignore[assignment]
             reached |= new  # type: ignore[arg-type]
         assert reached == set(group)
 
@@ -88,3 +88,35 @@ def test_flat_pictures_and_crowds_are_too_uniform_to_tell() -> None:
     crowd = groups(np.minimum(ramp, 250) + noise)
     assert crowd.members == [] and crowd.uniform == [*range(MAX_BUCKET + 1)]
     assert groups(flat[:0]).members == []
+
+
+def ramps(number: int, seed: int = 0) -> NDArray[np.uint8]:
+    """Pictures that all hash alike, and differ by a little noise."""
+    noise = np.random.default_rng(seed).integers(0, 3, (number, SIDE, SIDE), dtype=np.uint8)
+    return np.minimum(np.tile(np.arange(0, 256, 8, dtype=np.uint8), (SIDE, 1)), 250) + noise
+
+
+def test_equal_thumbnails_are_one_group_however_many_they_are() -> None:
+    crowd = np.concatenate([ramps(1).repeat(MAX_BUCKET + 10, axis=0), ramps(2, seed=1)])
+    found = groups(crowd)
+    assert found.members == [[*range(MAX_BUCKET + 10)]] and found.uniform == [MAX_BUCKET + 10, MAX_BUCKET + 11]
+    flat = np.full((60, SIDE, SIDE), 100, dtype=np.uint8)  # equal, and tell nothing
+    assert groups(flat).members == [] and groups(flat).uniform == [*range(60)]
+
+
+def round_thing(number: int) -> Image.Image:
+    """A dark disc on white with a pattern of its own on it: its silhouette is every other one's."""
+    random = np.random.default_rng(number)
+    pattern = Image.fromarray(random.integers(0, 90, (6, 6), dtype=np.uint8)).resize((128, 128), Image.Resampling.BICUBIC)
+    y, x = np.mgrid[:128, :128]
+    disc = (x - 64) ** 2 + (y - 64) ** 2 < 48**2
+    return Image.fromarray(np.where(disc, np.asarray(pattern), 250).astype(np.uint8)).convert("RGB")
+
+
+def test_things_of_one_silhouette_are_not_one_thing() -> None:
+    things = [round_thing(number) for number in range(12)]
+    thumbnails = stacked(things)
+    whole = [np.corrcoef(one.ravel(), other.ravel())[0, 1] for one, other in combinations(thumbnails, 2)]
+    assert min(whole) > 0.9 and max(whole) > MIN_CORRELATION  # by the whole some are copies
+    assert groups(thumbnails).members == []
+    assert groups(stacked([*things, *map(COPIES["saved again"], things)])).members == [[number, number + 12] for number in range(12)]

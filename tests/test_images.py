@@ -4,6 +4,8 @@ import contextlib
 import io
 import random
 import struct
+import subprocess
+import sys
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -266,3 +268,36 @@ def test_every_shape_becomes_the_square(width: int, height: int, geometry: Any) 
 
 def test_a_package_of_before_means_the_usual_geometry() -> None:
     assert Preprocess.from_dict({"image_size": 16, "resize": "bicubic", "crop": 0.875}).geometry == "resize_crop"
+
+
+@given(width=st.integers(8, 60), height=st.integers(8, 60), side=st.integers(8, 40))
+def test_the_middle_pixels_are_taken_from_a_whole_pixel_on(width: int, height: int, side: int) -> None:
+    """The frame is what training cuts out, and what is shown of it is what serving keeps: not half a pixel beside."""
+    preprocess = Preprocess(side, geometry="center_crop")
+    left, top, right, bottom = frame = preprocess.frame(width, height)
+    assert all(edge == int(edge) for edge in frame) and (right - left, bottom - top) == (side, side)
+    image = noise(width, height)
+    expected = np.asarray(image.crop((int(max(left, 0)), int(max(top, 0)), int(min(right, width)), int(min(bottom, height)))))
+    pixels = preprocess.pixels(image)
+    down, across = (side - expected.shape[0]) // 2, (side - expected.shape[1]) // 2
+    assert np.array_equal(pixels[down : down + expected.shape[0], across : across + expected.shape[1]], expected)
+
+
+def test_want_of_memory_says_nothing_about_a_picture(tmp_path: Path) -> None:
+    """In a process of its own with little memory: a whole picture is not called broken."""
+    path = tmp_path / "large.png"
+    Image.new("RGB", (7000, 7000)).save(path)
+    program = f"""
+import resource
+from pathlib import Path
+from catdog.images import read
+data = Path({str(path)!r}).read_bytes()
+used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + 60 * 2**20,) * 2)
+try:
+    read(data)
+except MemoryError:
+    print("no memory")
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.stdout == "no memory\n", done.stderr

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from catdog import plans
 from catdog.errors import BadDataset
-from catdog.plans import Labelling, Plan, plan
+from catdog.plans import OTHER_PICTURES, Labelling, Plan, plan, survey
 
 CATS = [f"cat.{number}.jpg" for number in range(6)]
 DOGS = [f"dog.{number}.jpg" for number in range(6)]
@@ -96,10 +97,67 @@ def test_ambiguous_and_unlabelled_names_are_listed_together_up_to_twenty() -> No
         ([*(f"train/{name}" for name in (*CATS, *DOGS)), "cat.9.jpg"], {}, "1 outside (cat.9.jpg)"),
         ([f"{split}/{name}" for split in ("val", "test") for name in (*CATS, *DOGS)], {}, "0 in train"),
         ([*folders("cat", "dog"), "stray.jpg"], {}, "1 unlabelled (stray.jpg)"),
+        ([*folders("cat", "dog"), "cat/train/1.jpg"], {}, "1 pictures in one elsewhere (cat/train/1.jpg)"),
+        ([*CATS, *DOGS, "brid.1.jpg"], {"labels": ["cat", "dog", "bird"]}, "1 unlabelled (brid.1.jpg)"),
     ],
 )
 def test_what_makes_no_data_set(names: list[str], options: dict[str, Any], said: str) -> None:
     assert said in refusal(names, **options).message
+
+
+def test_folders_with_the_names_of_splits_may_be_labels() -> None:
+    names = folders("test", "dev", "bird")
+    assert "6 outside" in refusal(names).message
+    found = planned(names, labels=["test", "dev", "bird"])
+    assert {(picture.label, picture.split) for picture in found.pictures} == {("test", None), ("dev", None), ("bird", None)}
+
+
+def test_folders_that_contradict_the_file_names_are_not_decided_by_us() -> None:
+    """A camera's folders, and the names that somebody gave to the files in them."""
+    names = [f"DCIM/{folder}/{name}" for folder, files in (("100APPLE", [*CATS, *DOGS[:3]]), ("101APPLE", DOGS[3:])) for name in files]
+    error = refusal(names)
+    assert "DCIM/100APPLE/cat.0.jpg would be 100APPLE by its folder and cat by its name" in error.message
+    assert "rule=filename" in error.remedy and sorted(error.offenders) == sorted(names)
+    assert set(labels_of(names, rule="filename").values()) == {"cat", "dog"}
+    assert set(labels_of([*names, *folders("DCIM/101APPLE")], rule="folder").values()) == {"100APPLE", "101APPLE"}
+    assert set(labels_of(names, labels=("cat", "dog")).values()) == {"cat", "dog"}
+
+
+def test_folders_that_agree_with_the_file_names_or_say_more_are_taken() -> None:
+    assert set(labels_of([f"Cats/{name}" for name in CATS] + [f"hotdogs/{name}" for name in DOGS]).values()) == {"Cats", "hotdogs"}
+    one_word = [f"{folder}/cat.{number}.jpg" for folder in ("tabby", "siamese") for number in range(6)]
+    assert set(labels_of(one_word).values()) == {"tabby", "siamese"}
+
+
+@pytest.mark.parametrize("suffix", OTHER_PICTURES)
+def test_pictures_that_are_not_read_are_listed_as_such(suffix: str) -> None:
+    (refused,) = plan([*CATS, *DOGS, f"IMG_1{suffix.upper()}"]).refused
+    assert (refused.name, refused.kind) == (f"IMG_1{suffix.upper()}", "unsupported") and ".jpg" in refused.reason
+
+
+def test_a_survey_says_what_a_plan_refuses() -> None:
+    names = [*CATS, *DOGS, "catdog.jpg"]
+    found = survey(names)
+    assert len(found.pictures) == 12 and [one.name for one in found.refused] == ["catdog.jpg"]
+    assert [problem.message for problem in found.problems] == [refusal(names).message]
+    assert survey(names, Labelling(unlabelled="skip")).problems == [] == plan([*CATS, *DOGS]).problems
+    assert len(survey([*CATS, "dog.1.jpg"]).pictures) == 7  # too few of dog is for the census to say
+    for names in ([], CATS, ["1.jpg", "2.jpg"]):  # what makes no plan at all
+        with pytest.raises(BadDataset):
+            survey(names)
+
+
+def test_each_label_has_one_spelling() -> None:
+    """That which was asked for, else the first in natural order."""
+    names = [f"img_{label}-{number}.jpg" for number in range(6) for label in ("Tabby", "siamese")]
+    names += [f"img_{label}-{number}.jpg" for number in range(10, 16) for label in ("TABBY", "Siamese")]
+    pattern = {"rule": "pattern", "pattern": r"img_(?P<label>\w+)-"}
+    assert set(labels_of(names, **pattern).values()) == {"siamese", "Tabby"}
+    assert set(labels_of(names, **pattern, labels=("tabby", "SIAMESE")).values()) == {"tabby", "SIAMESE"}
+    spellings = ("caf\u00e9", "dog", "Cafe\u0301", "DOG")
+    table = "path,label\n" + "".join(f"{name},{spellings[number % 4]}\n" for number, name in enumerate(LISTED))
+    found = planned([*LISTED, "manifest.csv"], lambda _: table.encode())
+    assert found.labels == ["caf\u00e9", "dog"] and len(found.pictures) == 12
 
 
 @given(st.permutations([*CATS, *DOGS, "x/readme.md"]))
@@ -148,6 +206,17 @@ def test_a_pattern_that_does_not_do_is_refused(pattern: str | None, said: str) -
 def test_a_pattern_that_would_hang_other_engines_is_answered() -> None:
     names = [f"{'a' * 200}!{number}.jpg" for number in range(6)]
     assert "6 unlabelled" in refusal(names, rule="pattern", pattern=r"^(?P<label>(a+)+)$").message
+
+
+def test_a_pattern_has_a_time_limit_for_all_names_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plans, "MAX_PATTERN_SECONDS", -1.0)
+    error = refusal([*CATS, *DOGS], rule="pattern", pattern="(?P<label>[a-z]+)")
+    assert "'(?P<label>[a-z]+)', which took longer for 12 names" in error.message and "repetitions" in error.remedy
+
+
+def test_what_is_wrong_with_a_pattern_is_said_in_words() -> None:
+    error = refusal([*CATS, *DOGS], rule="pattern", pattern="(?P<label>[a-z]+")
+    assert "(missing ): (?P<label>[a-z]+)" in error.message and "(?P<label>" in error.remedy and "b'" not in error.message
 
 
 MANIFEST = "path,label,split\r\n" + "".join(
@@ -204,6 +273,45 @@ def test_a_rule_that_needs_a_manifest_says_so() -> None:
 
 def test_two_manifests_are_one_too_many() -> None:
     assert "one manifest" in refusal([*LISTED, "manifest.csv", "manifest.json"], lambda _: MANIFEST.encode()).message
+
+
+@pytest.mark.parametrize("name", ["Manifest.CSV", "MANIFEST.csv"])
+def test_the_case_of_a_manifests_name_does_not_matter(name: str) -> None:
+    assert len(planned([*LISTED, name], lambda _: MANIFEST.encode()).pictures) == 12
+    text = json.dumps([{"path": name, "label": name[7]} for name in LISTED]).encode()
+    assert len(planned([*LISTED, name[:-3] + "JSON"], lambda _: text).pictures) == 12
+    assert "one manifest" in refusal([*LISTED, name, "photos/manifest.json"], lambda _: MANIFEST.encode()).message
+
+
+def test_a_manifest_lies_around_all_pictures_however_deep() -> None:
+    inside = MANIFEST.replace("photos/", "")
+    names = [f"a/b/{name}" for name in LISTED]
+    assert len(planned([*names, "a/b/photos/manifest.csv"], lambda _: inside.encode()).pictures) == 12
+    assert len(planned([*names, "a/manifest.csv"], lambda _: MANIFEST.replace("photos/", "b/photos/").encode()).pictures) == 12
+
+
+@pytest.mark.parametrize("name", ["photos/manifest.csv", "more/manifest.csv"])
+def test_a_manifest_beside_some_of_the_pictures_is_refused(name: str) -> None:
+    error = refusal([*LISTED, "more/x.jpg", name], lambda _: MANIFEST.encode())
+    assert "all pictures lie in" in error.message and error.offenders == [name]
+    assert set(labels_of([*CATS, *DOGS, name], rule="filename").values()) == {"cat", "dog"}
+
+
+def test_a_manifest_without_pictures_is_no_data_set() -> None:
+    assert "none among 1 files" in refusal(["manifest.csv"], lambda _: MANIFEST.encode()).message
+
+
+def test_a_manifest_that_says_no_split_leaves_it_to_the_folders() -> None:
+    names = [f"{split}/{number}.jpg" for split in ("train", "dev", "test") for number in range(4)]
+    text = "path,label\n" + "".join(f"{name},{'xy'[number % 2]}\n" for number, name in enumerate(names))
+    found = planned([*names, "manifest.csv"], lambda _: text.encode())
+    assert {picture.name: picture.split for picture in found.pictures} == {
+        name: {"dev": "val"}.get(name.partition("/")[0], name.partition("/")[0]) for name in names
+    }
+    lines = [f"{name},{'xy'[number % 2]},{('train', 'validation', 'test')[number % 3]}" for number, name in enumerate(names)]
+    found = planned([*names, "manifest.csv"], lambda _: "\n".join(["path,label,split", *lines]).encode())
+    assert {picture.name: picture.split for picture in found.pictures} == dict(zip(names, ["train", "val", "test"] * 4, strict=True))
+    assert "1 outside" in refusal([*names, "9.jpg", "manifest.csv"], lambda _: (text + "9.jpg,x\n").encode()).message
 
 
 def test_a_manifests_text_is_shown_harmlessly() -> None:

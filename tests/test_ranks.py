@@ -62,7 +62,9 @@ def train(folder: Path, *, ranks: int, micro_batch: int = 0) -> tuple[list[dict[
     )
     assert done.returncode == 0, done.stderr
     newest = max((folder / "checkpoints" / "0").glob("step-*"))
-    weights = {f"{name}/{key}": value for name in ("weights", "average") for key, value in load_file(newest / f"{name}.safetensors").items()}
+    weights = {
+        f"{name}/{key}": value for name in ("weights", "average") for key, value in load_file(newest / f"{name}.safetensors").items()
+    }
     return json.loads((folder / "epochs.json").read_text()), weights
 
 
@@ -140,7 +142,8 @@ def test_ranks_do_not_outlive_a_run_that_was_killed(several: Path, finished: Fin
 
 def test_what_the_first_says_of_its_failure_is_the_runs(tmp_path: Path) -> None:
     program = tmp_path / "failing.py"
-    program.write_text('print(\'{"kind": "failed", "code": "out_of_memory", "message": "no room", "remedy": "less"}\'); raise SystemExit(1)')
+    failed = Progress("failed", code="out_of_memory", message="no room", remedy="less").to_json()
+    program.write_text(f"print({failed!r})\nraise SystemExit(1)")
     with pytest.raises(RankFailed, match="no room") as caught:
         list(spread([str(program)], size=1))
     assert (caught.value.code, caught.value.remedy) == ("out_of_memory", "less")

@@ -147,6 +147,24 @@ def test_the_same_folder_again_is_the_same_data_set(tmp_path: Path, settings: Se
     assert len(list(settings.datasets.iterdir())) == 2
 
 
+def test_a_data_set_that_lost_a_picture_is_made_whole_by_the_same_pictures(tmp_path: Path, settings: Settings) -> None:
+    source = lay_out(tmp_path / "source", pets())
+    dataset = import_folder(source, settings.datasets, settings=settings)
+    lost, kept = dataset.path(dataset.records[3]), dataset.path(dataset.records[4])
+    lost.unlink()
+    assert import_folder(source, settings.datasets, settings=settings) == dataset
+    assert {record.name: dataset.read(record) for record in dataset.records} == pets()
+    before = kept.stat()  # and one that is whole stays as it is: jobs may be reading it
+    import_folder(source, settings.datasets, settings=settings)
+    assert kept.stat() == before
+
+
+def test_the_same_pictures_with_other_files_beside_them_say_what_was_left_out_this_time(tmp_path: Path, settings: Settings) -> None:
+    first = import_folder(lay_out(tmp_path / "one", {**pets(), "notes.txt": b""}), settings.datasets, settings=settings)
+    second = import_folder(lay_out(tmp_path / "two", {**pets(), "cat.9.png": b"broken"}), settings.datasets, settings=settings)
+    assert first.id == second.id and [one["name"] for one in second.refused] == ["cat.9.png"]
+
+
 def test_links_out_of_a_folder_are_not_followed(tmp_path: Path, settings: Settings) -> None:
     source = lay_out(tmp_path / "source", pets())
     secret = lay_out(tmp_path / "secret", {"cat.77.png": picture(77)})
@@ -154,7 +172,8 @@ def test_links_out_of_a_folder_are_not_followed(tmp_path: Path, settings: Settin
     (source / "more").symlink_to(secret)
     os.mkfifo(source / "dog.88.png")
     dataset = import_path(source, settings=settings)
-    assert sorted(entry["name"] for entry in dataset.refused) == ["cat.77.png", "dog.88.png"] and len(dataset.records) == 12
+    assert {entry["name"]: entry["kind"] for entry in dataset.refused} == dict.fromkeys(("cat.77.png", "dog.88.png", "more"), "not_regular")
+    assert len(dataset.records) == 12
 
 
 def test_a_name_in_another_encoding_is_listed_and_the_rest_is_imported(tmp_path: Path, settings: Settings) -> None:
@@ -170,9 +189,18 @@ def test_paths_that_are_nothing(tmp_path: Path, settings: Settings) -> None:
         import_path(tmp_path / "nowhere", settings=settings)
     with pytest.raises(BadDataset, match="Expected a folder"):
         import_folder(tmp_path / "nowhere", settings.datasets, settings=settings)
-    with pytest.raises(TooLarge, match=r"cat\.0\.png"):
-        import_folder(lay_out(tmp_path / "s", pets()), settings.datasets, settings=Settings(data_dir=tmp_path, max_image_bytes=10))
+    with pytest.raises(TooLarge, match="at most 11 files"):
+        import_folder(lay_out(tmp_path / "s", pets()), settings.datasets, settings=Settings(data_dir=tmp_path, max_archive_files=11))
+    with pytest.raises(BadDataset, match=r"6 of 6 \(cat\.0\.png.*at most 10 bytes"):
+        import_folder(tmp_path / "s", settings.datasets, settings=Settings(data_dir=tmp_path, max_image_bytes=10))
     assert list(settings.datasets.iterdir()) == []
+
+
+def test_a_file_that_is_too_large_is_left_out_and_the_rest_is_imported(tmp_path: Path, settings: Settings) -> None:
+    source = lay_out(tmp_path / "source", {**pets(), "dog.9.png": picture(99) + bytes(2000)})
+    dataset = import_folder(source, settings.datasets, settings=settings.model_copy(update={"max_image_bytes": 1000}))
+    (listed,) = dataset.refused
+    assert (listed["name"], listed["kind"]) == ("dog.9.png", "unreadable") and "at most 1000 bytes" in listed["reason"]
 
 
 def test_a_full_disk_leaves_nothing(tmp_path: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -94,3 +94,44 @@ def test_adding_pictures_moves_few_others() -> None:
     after = dict(zip(pictures([220]), assign(pictures([220, 200]), seed=1)[:220], strict=True))
     moved = [picture for picture, split in before.items() if after[picture] != split]
     assert len(moved) <= 6 and not any({before[one], after[one]} == {"val", "test"} for one in moved)
+
+
+def alike(sizes: list[int], label: str = "label0") -> tuple[list[tuple[str, str, str | None]], list[list[int]]]:
+    """Pictures of one label in groups of these sizes, and the groups."""
+    ends = [sum(sizes[: turn + 1]) for turn in range(len(sizes))]
+    groups = [list(range(end - size, end)) for end, size in zip(ends, sizes, strict=True)]
+    return [(f"{label}-{number}", label, None) for number in range(sum(sizes))], groups
+
+
+@given(st.lists(st.integers(2, 30), max_size=8), st.integers(0, 12), st.integers(0, 2**32 - 1))
+def test_large_groups_are_shared_out_wherever_that_is_possible(sizes: list[int], single: int, seed: int) -> None:
+    """Each group can fill a split, and so can two pictures of their own."""
+    items, groups = alike([*sizes, single])
+    groups = groups[:-1]
+    chosen = assign(items, seed=seed, groups=groups)
+    assert all(len({chosen[position] for position in group}) == 1 for group in groups)
+    if len(sizes) + single // 2 >= 3:
+        check(items, chosen, groups=groups)
+    elif items:
+        with pytest.raises(BadDataset):
+            check(items, chosen, groups=groups)
+
+
+def test_of_large_groups_the_smallest_go() -> None:
+    items, groups = alike([40, 22, 50, 21])  # of 133 pictures the share is 20
+    chosen = assign(items, seed=0, groups=groups)
+    assert {len(group): chosen[group[0]] for group in groups} == {40: "train", 50: "train", 21: "test", 22: "val"}
+
+
+def test_splits_that_are_given_need_nothing_left_for_them() -> None:
+    items, groups = alike([3, 3])
+    given_ = [*((name, label, "train") for name, label, _ in items), *((f"v{number}", "label0", "val") for number in range(2))]
+    assert Counter(assign(given_, seed=0, groups=groups)) == {"train": 3, "test": 3, "val": 2}
+
+
+def test_a_refusal_says_how_many_stay_together() -> None:
+    items, groups = alike([9, 2])
+    with pytest.raises(BadDataset, match=r"11 of them in 2 groups that show the same and stay together"):
+        check(items, assign(items, seed=0, groups=groups), groups=groups)
+    with pytest.raises(BadDataset, match=r"\(of 5\)"):
+        check(pictures([5]), assign(pictures([5]), seed=0), groups=())
