@@ -1,4 +1,4 @@
-"""DEFAULT_LABELS, checked, label_of_filename, labels_in, natural, listed: what a label is, and where one stands in a name."""
+"""DEFAULT_LABELS, checked, label_of_filename, labels_in, natural, listed, plain: what a label is, and where one stands in a name."""
 
 import re
 import unicodedata
@@ -22,6 +22,11 @@ def listed(names: Sequence[str], *, most: int = 5) -> str:
     """The first few of many names, for a message."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more
+
+
+def plain(text: str) -> str:
+    """Strangers' text with everything visible that a browser would obey or hide: control characters, changes of writing direction."""
+    return "".join(letter if letter.isprintable() else f"\\x{ord(letter):02x}" for letter in text)
 
 
 def label_of_filename(name: str, labels: Sequence[str]) -> str:

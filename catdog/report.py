@@ -19,6 +19,7 @@ from catdog import datasets, images, shortcuts
 from catdog.census import Census
 from catdog.datasets import Record
 from catdog.images import Preprocess
+from catdog.labels import plain
 from catdog.plans import Plan
 from catdog.splits import SPLITS
 
@@ -236,10 +237,5 @@ def _template() -> jinja2.Template:
         loader=jinja2.PackageLoader("catdog", "pages"), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["plain"] = _plain
+    environment.filters["plain"] = plain
     return environment.get_template("report.html")
-
-
-def _plain(text: str) -> str:
-    """A name with everything visible that a browser would obey or hide: control characters, changes of writing direction."""
-    return "".join(letter if letter.isprintable() else f"\\x{ord(letter):02x}" for letter in text)
