@@ -13,6 +13,7 @@ reports, and stops it by closing the generator: the state of the last finished s
 import time
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -111,6 +112,10 @@ def train(
     batch_size = config.batch_size or BATCH_SIZE
     steps_per_epoch = len(splits.train.plan(batch_size, ranks=ranks.size))
     steps = config.epochs * steps_per_epoch
+    rate_at = partial(
+        learning_rate, schedule=config.schedule, highest=config.learning_rate, warmup_steps=config.warmup_steps, steps=steps,
+        step_size=steps_per_epoch * (config.step_epochs or -(-config.epochs // 3)), step_factor=config.step_factor,
+    )
 
     # 2. resume
     state = _resumed(learner, folder, fence=fence)
@@ -139,11 +144,7 @@ def train(
             said = Progress("step", phase="training", epoch=state.epoch + 1, epochs=config.epochs, step=state.step, steps=steps)
             batches = splits.train.batches(plan, skip=state.batch, epoch=state.epoch, ranks=ranks)
             for inputs, target in () if state.batch and state.is_out_of_time(config) else batches:
-                rate = learning_rate(
-                    state.step, schedule=config.schedule, highest=config.learning_rate, warmup_steps=config.warmup_steps, steps=steps,
-                    step_size=steps_per_epoch * (config.step_epochs or -(-config.epochs // 3)), step_factor=config.step_factor,
-                )
-                learner.set_rate(rate)
+                learner.set_rate(rate := rate_at(state.step))
                 yield from _step_that_fits(learner, inputs, target, batch=plan[state.batch], split=splits.train, state=state, folder=folder)
                 state.seconds = ranks.first_says(time.monotonic() - clock)
                 pace = (time.monotonic() - began) / (state.step - done)
@@ -165,7 +166,7 @@ def train(
             state.note(val, config)
 
             # 5. say so, and save: in this order, so that no epoch is ever saved as finished and never heard of
-            yield _epoch(said, state, trained, val, seen)
+            yield replace(_epoch(said, state, trained, val, seen), learning_rate=rate_at(state.step - 1))
             yield from save()
     except GeneratorExit:
         if asdict(state) != saved[-1]:
@@ -330,7 +331,7 @@ def _epoch(said: Progress, state: State, trained: Tally, val: Measures, seen: Me
     """What is said of a finished epoch."""
     return Progress(
         "epoch", phase="training", epoch=state.epoch, epochs=said.epochs, step=state.step, steps=said.steps, best_epoch=state.best_epoch,
-        learning_rate=said.learning_rate, train_loss=trained.loss, train_accuracy=trained.accuracy,
+        train_loss=trained.loss, train_accuracy=trained.accuracy,
         train_eval_loss=seen.loss if seen else None, train_eval_accuracy=seen.accuracy if seen else None,
         val_loss=val.loss, val_accuracy=val.accuracy, val_balanced_accuracy=val.balanced_accuracy,
         val_auroc=val.auroc, val_ece=val.ece, val_brier=val.brier,

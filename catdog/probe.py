@@ -21,6 +21,8 @@ LOWEST, HIGHEST = 1e-6, 1.0
 STEPS = 100
 SMOOTHING = 0.9
 """Of the exponential mean that the losses are looked at in: a batch's loss says as much about the batch as about the rate."""
+WINDOW = 20
+"""Steps, a fifth of the way: over fewer it is the batches that make the loss rise and fall."""
 DIVERGED = 4.0
 """Times the lowest loss: from there on nothing more is to be seen."""
 COMPARED_STEPS = 3
@@ -61,11 +63,11 @@ def range_test(network: nn.Module, split: Split, config: TrainConfig, *, labels:
 
 
 def _steepest(rates: Sequence[float], losses: Sequence[float]) -> float | None:
-    """Where the curve over the logarithm of the rate falls fastest, before its lowest point."""
-    lowest = int(np.argmin(losses))
-    if lowest < 2:
+    """The middle of the WINDOW steps over which the curve falls most, before its lowest point."""
+    falls = np.subtract(losses[WINDOW : int(np.argmin(losses)) + 1], losses[: max(0, int(np.argmin(losses)) + 1 - WINDOW)])
+    if not len(falls) or falls.min() >= 0:
         return None
-    return rates[int(np.argmin(np.gradient(losses[: lowest + 1])))]
+    return rates[int(np.argmin(falls)) + WINDOW // 2]
 
 
 def _endless(split: Split, config: TrainConfig, *, steps: int) -> Iterator[tuple[Tensor, Tensor]]:

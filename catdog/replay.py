@@ -2,6 +2,7 @@
 
 import json
 import math
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -55,7 +56,8 @@ def _replay(learner: Learner, inputs: Tensor, target: Tensor) -> tuple[str, list
     first: list[str] = []
     handles = list(_watch(learner.network, first))
     try:
-        with torch.autograd.set_detect_anomaly(True, check_nan=True), learner.autocast():
+        with warnings.catch_warnings(), torch.autograd.set_detect_anomaly(True, check_nan=True), learner.autocast():
+            warnings.simplefilter("ignore")  # that it is slow, and a traceback
             logits = learner.network(inputs)
             losses, weighted = learner.losses_of(logits, [(target, 1.0)])
             culprits = torch.nonzero(~torch.isfinite(losses)).flatten().tolist()

@@ -4,7 +4,7 @@
     features    what is computed once for each picture: the  -> features/{backbone.onnx, train, val, test}.safetensors
                 frozen backbone's features, or its decoding     the decode cache, which other runs share
     training    the loop                                     -> checkpoints/
-    testing     the test split, once, on the best epoch      -> metrics.json
+    testing     the test split, once, on the best epoch      -> metrics.json, artifacts/*.svg
     packaging   export, parity, card                         -> package/
 
 A phase whose product is on disk is skipped, so that a new attempt goes on where the last one died. The worker, the
@@ -25,7 +25,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from catdog import balance, catalogue, device, export, loaders, loop, losses, optimizers, ranks
+from catdog import balance, catalogue, device, epochs, export, loaders, loop, losses, optimizers, plots, ranks
 from catdog.cache import Cache
 from catdog.config import BATCH_SIZE, TrainConfig
 from catdog.datasets import Dataset, Record
@@ -125,7 +125,11 @@ def run(folder: Path, settings: Settings, *, fence: int = 0) -> Generator[Progre
     if not fits(metrics):  # the package has them all
         for split in ("val", "test"):
             del metrics[split]["by_label"]
-    yield Progress("done", phase="packaging", result={"digest": digest, "labels": list(prepared.dataset.labels), "metrics": metrics})
+    artifacts = sorted(path.name for path in (folder / "artifacts").glob("*.svg"))
+    yield Progress("done", phase="packaging", result={
+        "digest": digest, "labels": list(prepared.dataset.labels), "metrics": metrics, "stop_reason": metrics["stop_reason"],
+        "artifacts": artifacts,
+    })
 
 
 def prepare(folder: Path, settings: Settings) -> Prepared:
@@ -258,8 +262,20 @@ def testing(prepared: Prepared) -> Iterator[Progress]:
         )
         metrics[split] = Measures.of(answers).to_dict(prepared.dataset.labels)
     facts = {"best_epoch": state.best_epoch, "stop_reason": loop.stop_reason(prepared.folder / "checkpoints", config)}
+    draw(prepared, metrics["test"])
     with write_atomically(path) as unfinished:
         unfinished.write_text(json.dumps({**facts, **metrics}, indent=2))
+
+
+def draw(prepared: Prepared, test: dict[str, Any]) -> None:
+    """The pictures of what came of it, in artifacts/: people would rather look than read."""
+    artifacts = prepared.folder / "artifacts"
+    artifacts.mkdir(exist_ok=True)
+    pictures = {"curves": plots.curves(epochs.read(prepared.folder)), "reliability": plots.reliability(test["bins"], ece=test["ece"])}
+    if "confusion" in test:
+        pictures["confusion"] = plots.confusion(test["confusion"], prepared.dataset.labels)
+    for name, picture in pictures.items():
+        (artifacts / f"{name}.svg").write_text(picture)
 
 
 def packaging(prepared: Prepared) -> str:

@@ -1,14 +1,18 @@
 """loop: the golden run, exact resume, the best epoch, and no update from a loss that is not finite."""
 
 import itertools
+import json
+import random
 from collections import Counter
 from collections.abc import Generator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from catdog import balance, checkpoints, loop, losses
@@ -109,25 +113,68 @@ def test_a_seeded_run_repeats_and_another_seed_differs(tmp_path: Path) -> None:
     assert runs[0] != runs[2]
 
 
-STOPS = [("natural", after_steps) for after_steps in range(1, 12)] + [("weighted", 4), ("sampler", 4), ("sampler", 7)]
+FIELDS: dict[str, dict[str, Any]] = {
+    "plain": {}, "weighted": {"balance": "weighted"}, "sampler": {"balance": "sampler"},
+    "sgd": {"optimizer": "sgd", "momentum": 0.9, "schedule": "step", "step_epochs": 1, "clip_norm": 0.1},
+    "average": {"ema": 0.8, "mixup": 0.3, "cutmix": 1.0, "label_smoothing": 0.1},
+    "two phases": {"head_epochs": 1, "layer_decay": 0.7, "micro_batch": 2, "best_by": "accuracy", "patience": 2},
+}
+STOPS = [("plain", after_steps) for after_steps in range(1, 12)]
+STOPS += [(name, after_steps) for name in FIELDS if name != "plain" for after_steps in (1, 4, 7)]
 
 
-@pytest.mark.parametrize(("balance", "after_steps"), STOPS)
-def test_a_run_stopped_at_any_step_ends_with_the_weights_of_an_uninterrupted_one(tmp_path: Path, balance: str, after_steps: int) -> None:
+@pytest.mark.parametrize(("name", "after_steps"), STOPS)
+def test_a_run_stopped_at_any_step_ends_with_the_weights_of_an_uninterrupted_one(tmp_path: Path, name: str, after_steps: int) -> None:
     whole = network()
-    for _ in train(tmp_path / "whole", whole, balance=balance):
-        pass
+    epochs = [p for p in train(tmp_path / "whole", whole, **FIELDS[name]) if p.kind == "epoch"]
 
-    stopped = train(tmp_path / "resumed", network(), fence=1, balance=balance)
+    stopped, heard = train(tmp_path / "resumed", network(), fence=1, **FIELDS[name]), []
     for progress in stopped:
+        heard.append(progress)
         if is_step(progress) and progress.step == after_steps:
             stopped.close()
     resumed = network(seed=77)
-    steps = [progress.step for progress in train(tmp_path / "resumed", resumed, fence=2, balance=balance) if is_step(progress)]
+    second = list(train(tmp_path / "resumed", resumed, fence=2, **FIELDS[name]))
 
-    assert steps == list(range(after_steps + 1, 10)), "no step twice, none left out"
-    for name, value in whole.state_dict().items():
-        assert torch.equal(value, resumed.state_dict()[name]), name
+    assert [p.step for p in second if is_step(p)] == list(range(after_steps + 1, 10)), "no step twice, none left out"
+    assert [p for p in (*heard, *second) if p.kind == "epoch"] == epochs
+    for key, value in whole.state_dict().items():
+        assert torch.equal(value, resumed.state_dict()[key]), key
+    best, again = (loop.best(tmp_path / folder) for folder in ("whole", "resumed"))
+    assert all(torch.equal(value, again.weights()[key]) for key, value in best.weights().items())
+
+
+def test_a_run_stopped_while_it_measures_measures_again_and_trains_no_step_twice(tmp_path: Path) -> None:
+    whole = network()
+    for _ in train(tmp_path / "whole", whole):
+        pass
+    stopped = train(tmp_path / "resumed", network(), fence=1)
+    for progress in stopped:
+        if progress.kind == "step" and not is_step(progress):  # a sign of life of the first validation
+            stopped.close()
+    resumed = network(seed=77)
+    second = list(train(tmp_path / "resumed", resumed, fence=2))
+    assert [p.step for p in second if is_step(p)] == list(range(4, 10))
+    assert [p.epoch for p in second if p.kind == "epoch"] == [1, 2, 3]
+    assert all(torch.equal(value, resumed.state_dict()[key]) for key, value in whole.state_dict().items())
+
+
+def test_every_random_generator_goes_on_where_it_was(tmp_path: Path) -> None:
+    def draws() -> tuple[float, float, float]:
+        return random.random(), np.random.rand(), torch.rand(1).item()
+
+    run = train(tmp_path)
+    for progress in run:
+        if progress.kind == "checkpoint":
+            expected = draws()
+            break
+    run.close()
+    random.seed(5), np.random.seed(5), torch.manual_seed(5)
+    found = checkpoints.latest(tmp_path, fence=0)
+    assert found is not None
+    learner = learner_of(network())
+    checkpoints.restore(found, network=learner.network, optimizer=learner.optimizer)
+    assert draws() == expected
 
 
 def test_every_image_is_trained_on_once_an_epoch_and_a_last_single_one_joins_its_neighbours() -> None:
@@ -248,6 +295,182 @@ def test_a_loss_that_is_not_finite_stops_before_the_update() -> None:
     assert caught.value.step == 7
     assert state == loop.State(step=7)
     assert all(torch.equal(value.nan_to_num(), dict(net.named_parameters())[name].nan_to_num()) for name, value in before.items())
+
+
+class Undefined(nn.Module):
+    """The logarithm of a distance that some picture makes zero: -inf there."""
+
+    def forward(self, maps: Tensor) -> Tensor:
+        return (maps - maps[:, :1]).abs().log()
+
+
+def test_what_was_not_finite_is_named_with_its_module_and_its_pictures(tmp_path: Path) -> None:
+    net = network()
+    net.backbone[2] = Undefined()
+    named = Splits(replace(split(16, 1), names=[f"cat.{number}.jpg" for number in range(16)]), split(6, 2))
+    run = loop.train(net, named, config(), labels=2, device="cpu", folder=tmp_path / "checkpoints")
+    with pytest.raises(NonFiniteLoss, match=r"at step 0.*The first module with such an output is backbone.2 \(Undefined\)") as caught:
+        list(run)
+    report = json.loads((tmp_path / "non_finite" / "report.json").read_text())
+    order = loop.order_of(named.train, config(), epoch=0)[:5]
+    assert report["batch"] == [f"cat.{number}.jpg" for number in order] == report["files"]
+    assert "what came in was finite" in caught.value.message and "cat." in caught.value.message
+    kept = load_file(tmp_path / "non_finite" / "batch.safetensors")
+    assert torch.equal(kept["inputs"], named.train.fetch(order, 0)) and torch.equal(kept["target"], named.train.targets[order])
+
+
+def test_only_the_guilty_picture_of_a_batch_is_accused(tmp_path: Path) -> None:
+    values = torch.ones(8, 3)
+    values[5, 1] = float("inf")
+    named = Splits(Split(torch.arange(8) % 2, lambda positions, _: values[positions], [f"{n}.png" for n in range(8)]), split(6, 2))
+    with pytest.raises(NonFiniteLoss, match=r"The pictures: 5\.png\."):
+        list(loop.train(nn.Linear(3, 2), named, config(batch_size=8), labels=2, device="cpu", folder=tmp_path / "checkpoints"))
+
+
+class Root(nn.Module):
+    """The square root, whose slope at zero is infinite: the loss is finite, the gradient is not."""
+
+    def forward(self, logits: Tensor) -> Tensor:
+        return logits.sub(logits.detach()).abs().sqrt()
+
+
+def test_a_gradient_that_is_not_finite_makes_no_update_and_names_the_operation(tmp_path: Path) -> None:
+    first = nn.Linear(3, 2)
+    net, before = nn.Sequential(first, Root()), first.weight.clone()
+    values = torch.randn(8, 3)
+    data = Splits(Split(torch.arange(8) % 2, lambda positions, _: values[positions]), split(6, 2))
+    with pytest.raises(NonFiniteLoss, match=r"finite gradient at step 0.*going backward, Function .AbsBackward0"):
+        list(loop.train(net, data, config(batch_size=8), labels=2, device="cpu", folder=tmp_path / "checkpoints"))
+    assert torch.equal(first.weight, before)
+
+
+class Small(nn.Module):
+    """A network on a device with room for so many images."""
+
+    def __init__(self, room: int) -> None:
+        super().__init__()
+        self.inner, self.room, self.seen = in_double(network()), room, list[int]()
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        if self.training:
+            self.seen.append(len(pixels))
+            if len(pixels) > self.room:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+        logits: Tensor = self.inner(pixels)
+        return logits
+
+
+def test_out_of_memory_halves_what_goes_through_at_once_and_not_the_batch(tmp_path: Path) -> None:
+    roomy, small = Small(100), Small(2)
+    for _ in train(tmp_path / "roomy", roomy, batch_size=8):
+        pass
+    said = list(train(tmp_path / "small", small, batch_size=8))
+    warnings = [p.message for p in said if p.kind == "warning"]
+    assert [message and message.partition(",")[0] for message in warnings] == [
+        "Out of memory with 8 images at once: going on with 4 at once", "Out of memory with 4 images at once: going on with 2 at once",
+    ]
+    assert small.seen[:3] == [8, 4, 2] and max(small.seen[2:]) == 2
+    for one, other in zip(roomy.parameters(), small.parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-9)
+    newest = checkpoints.latest(tmp_path / "small", fence=0)
+    assert newest is not None and (newest.state["micro_batch"], newest.state["halvings"]) == (2, 2)
+
+
+def test_the_fourth_time_out_of_memory_is_the_end(tmp_path: Path) -> None:
+    net = Small(0)
+    with pytest.raises(torch.OutOfMemoryError):
+        list(train(tmp_path, net, batch_size=16))
+    assert net.seen == [16, 8, 4, 2]
+
+
+def test_patience_ends_a_training_that_gets_no_better(tmp_path: Path) -> None:
+    fields: dict[str, Any] = {"epochs": 30, "learning_rate": 0.3, "schedule": "constant", "patience": 3}
+    epochs = [p for p in train(tmp_path, **fields) if p.kind == "epoch"]
+    val = [p.val_loss or 0 for p in epochs]
+    assert len(epochs) < 30 and len(epochs) - 3 == epochs[-1].best_epoch == 1 + val.index(min(val))
+    assert loop.stop_reason(tmp_path, config(**fields)) == "patience"
+    assert list(train(tmp_path, network(3), fence=1, **fields)) == [], "and a resumed run has nothing left to do"
+
+
+def test_an_epoch_must_be_better_by_min_delta_to_be_waited_on() -> None:
+    state, wanted = loop.State(), config(patience=2, min_delta=0.1, epochs=9)
+    for loss, waited, best in ((1.0, 0, 1), (0.95, 1, 2), (0.85, 0, 3), (0.8, 1, 4), (0.76, 2, 5)):
+        measures = Measures.of(Answers(torch.full((2,), loss, dtype=torch.float64), torch.zeros(2, 2), torch.tensor([0, 1])))
+        state.note(measures, wanted)
+        assert (state.waited, state.best_epoch) == (waited, best)
+    assert state.stop_reason(wanted) == "patience"
+
+
+@pytest.mark.parametrize("name", ["accuracy", "balanced_accuracy", "f1", "auroc", "ece", "brier"])
+def test_the_best_epoch_is_that_of_the_measure_asked_for(tmp_path: Path, name: str) -> None:
+    epochs = [p for p in train(tmp_path, epochs=6, learning_rate=0.3, schedule="constant", best_by=name) if p.kind == "epoch"]
+    measures = []
+    for epoch in epochs:
+        state = loop.best(tmp_path).state
+        measures.append(epoch.best_epoch)
+    assert state["best_epoch"] == epochs[-1].best_epoch
+    if name in ("accuracy", "balanced_accuracy", "auroc", "ece", "brier"):
+        values = [getattr(epoch, f"val_{name}") for epoch in epochs]
+        wanted = min(values) if name in ("ece", "brier") else max(values)
+        assert state["best_epoch"] == 1 + values.index(wanted) and state["best_value"] == pytest.approx(wanted)
+
+
+def test_a_budget_ends_a_training_after_a_measured_epoch(tmp_path: Path) -> None:
+    fields: dict[str, Any] = {"epochs": 1000, "max_minutes": 1e-9}
+    said = list(train(tmp_path, **fields))
+    assert [p.step for p in said if is_step(p)] == [1], "the first step uses it up"
+    assert [p.epoch for p in said if p.kind == "epoch"] == [1] and loop.best(tmp_path).state["best_epoch"] == 1
+    assert loop.stop_reason(tmp_path, config(**fields)) == "max_minutes"
+    more = train(tmp_path, network(3), fence=1, epochs=1000, max_minutes=1000)
+    assert next(p.step for p in more if is_step(p)) == 2, "with more of it the training goes on"
+    more.close()
+
+
+def test_in_the_first_phase_the_head_alone_moves_and_then_all_does(tmp_path: Path) -> None:
+    net = network()
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    moved = []
+    for progress in train(tmp_path, net, epochs=2, head_epochs=1):
+        if progress.kind == "epoch":
+            moved.append({name.partition(".")[0] for name, value in net.state_dict().items() if not torch.equal(value, before[name])})
+    assert moved == [{"head"}, {"head", "backbone"}]
+
+
+def test_the_average_is_measured_saved_and_follows_the_formula(tmp_path: Path) -> None:
+    net, decay = network(), 0.75
+    expected: dict[str, Tensor] = {}
+    for progress in train(tmp_path, net, ema=decay, epochs=1):
+        if is_step(progress):
+            now = {name: value.detach().clone() for name, value in net.named_parameters()}
+            expected = {name: decay * expected[name] + (1 - decay) * value for name, value in now.items()} if expected else now
+        last = progress
+    judged = loop.best(tmp_path).weights()
+    for name, value in expected.items():
+        torch.testing.assert_close(judged[name], value, rtol=1e-5, atol=1e-6)
+        assert not torch.equal(judged[name], net.state_dict()[name])
+    assert last.kind == "checkpoint"
+    again = network(3)
+    again.load_state_dict(judged)
+    assert Measures.of(evaluated(again, split(6, 2))).loss == pytest.approx(loop.best(tmp_path).state["best_value"], abs=1e-9)
+
+
+def test_a_gradient_is_cut_to_its_norm() -> None:
+    inputs, target = next(split(5, 1).batches([[0, 1, 2, 3, 4]]))
+    net = in_double(network())
+    before = [parameter.clone() for parameter in net.parameters()]
+    learner = learner_of(net, optimizer="sgd", momentum=0, weight_decay=0, learning_rate=1.0, clip_norm=1e-3)
+    loop.train_step(learner, inputs, target, images=5, state=loop.State())
+    moved = torch.cat([(one - other).flatten() for one, other in zip(net.parameters(), before, strict=True)])
+    assert moved.norm().item() == pytest.approx(1e-3, rel=1e-3)
+
+
+def test_nothing_is_measured_with_smoothed_labels_and_a_part_of_train_is_measured_as_val_is(tmp_path: Path) -> None:
+    last = [p for p in train(tmp_path, label_smoothing=0.4) if p.kind == "epoch"][-1]
+    again = network()
+    again.load_state_dict(checkpoints.at(tmp_path, last.step or 0).weights())
+    assert last.val_loss == pytest.approx(Measures.of(evaluated(again, split(6, 2))).loss)
+    assert last.train_eval_loss == pytest.approx(Measures.of(evaluated(again, split(6, 3))).loss)
+    assert last.train_eval_accuracy is not None and last.val_auroc is not None and last.val_ece is not None
 
 
 def test_the_best_epoch_is_the_first_with_the_lowest_validation_loss_and_is_kept(tmp_path: Path) -> None:

@@ -252,7 +252,7 @@ def test_hostile_labels_are_text() -> None:
     count = len(HOSTILE)
     root = parse(plots.confusion([[3] * count] * count, HOSTILE))
     titles = {element.text for element in root.iter(f"{SVG}title")}
-    assert "</title><script>alert(1)</script>" in titles and "\\x00\\x1b[31m\\x7f" in titles and "\\x202egnp.tac" in titles
+    assert "</title><script>alert(1)</script>" in titles and "\\x00\\x1b[31m\\x7f" in titles and "\\u202egnp.tac" in titles
     assert "{{ 7*7 }}{% raw %}" in titles
     assert "a" * 23 + "…" in texts(root) and "a" * 64 in titles
 
