@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -147,6 +148,7 @@ def prepare(folder: Path, settings: Settings) -> Prepared:
     records["train_eval"] = balance.draw(records["train"], min(measured, len(records["train"])), seed=config.seed)
     chosen = device.choose(config.device, settings)
     random.seed(config.seed)
+    np.random.seed(config.seed)
     torch.manual_seed(config.seed)
     classifier = build(
         config.model, labels=dataset.labels, weights=config.weights, image_size=config.image_size, weights_folder=settings.weights,
