@@ -1,4 +1,4 @@
-"""Settings, wait_passively: where this machine keeps things, and its limits. The only file that touches the environment."""
+"""Settings, wait_passively, mlflow_server: where this machine keeps things, and its limits. The only file that touches the environment."""
 
 import contextlib
 import os
@@ -25,6 +25,8 @@ _SHARED = stat.S_ISGID | stat.S_IWGRP
 
 # ONNX Runtime's wheels report their use to their maker unless this is set before they are imported (1.32, Privacy.md beside it).
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+# So does MLflow's client (3.17, mlflow/telemetry/utils.py).
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 
 
 class Settings(BaseSettings):
@@ -265,6 +267,22 @@ def wait_passively() -> None:
     four busy processes share took 78 s spinning and 3 s sleeping (torch 2.15).
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
+def mlflow_server() -> tuple[str, str] | None:
+    """Where MLflow's own variables say that runs are traced, and the experiment; None where they do not.
+
+    Call it before mlflow is imported: its client, which tries for minutes by default, is told to give up soon unless it is told otherwise.
+    """
+    uri = os.environ.get("MLFLOW_TRACKING_URI", "")
+    if not uri:
+        return None
+    for name, value in {
+        "MLFLOW_HTTP_REQUEST_TIMEOUT": "5", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_RESPECT_RETRY_AFTER_HEADER": "false",
+        "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    }.items():
+        os.environ.setdefault(name, value)
+    return uri, os.environ.get("MLFLOW_EXPERIMENT_NAME", "") or "catdog"
 
 
 def check_folder(folder: Path) -> None:

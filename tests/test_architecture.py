@@ -24,7 +24,8 @@ WORKER_MAY = {"jobs", "registry", "database", "broker", "progress", "config", "s
 TORCH_FREE = (
     "catdog", "catdog.inference", "catdog.images", "catdog.datasets", "catdog.sources", "catdog.corpora", "catdog.catalogue",
     "catdog.weights", "catdog.jobs",
-    "catdog.registry", "catdog.broker", "catdog.device", "catdog.plots", "catdog.cli", "catdog.stack", "service.app", "worker.app",
+    "catdog.registry", "catdog.broker", "catdog.device", "catdog.plots", "catdog.tracking",
+    "catdog.cli", "catdog.stack", "service.app", "worker.app",
 )
 
 
