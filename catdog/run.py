@@ -26,7 +26,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from catdog import balance, catalogue, device, epochs, export, loaders, loop, losses, optimizers, plots, ranks
+from catdog import balance, catalogue, device, epochs, export, loaders, loop, losses, optimizers, plots, ranks, tracking
 from catdog.cache import Cache
 from catdog.config import BATCH_SIZE, TrainConfig
 from catdog.datasets import Dataset, Record
@@ -109,6 +109,10 @@ def run(folder: Path, settings: Settings, *, fence: int = 0) -> Generator[Progre
         NoDevice: this machine demands a GPU and has none.
         DatasetChanged, NonFiniteLoss, ExportMismatch, CorruptCheckpoint: see errors.py.
     """
+    yield from tracking.tracked(_phases(folder, settings, fence=fence), folder)
+
+
+def _phases(folder: Path, settings: Settings, *, fence: int) -> Generator[Progress]:
     yield Progress("phase", phase="preparing")
     prepared = prepare(folder, settings)
     pictures = prepared.pictures
@@ -125,7 +129,7 @@ def run(folder: Path, settings: Settings, *, fence: int = 0) -> Generator[Progre
     metrics = json.loads((folder / "metrics.json").read_text())
     if not fits(metrics):  # the package has them all
         for split in ("val", "test"):
-            del metrics[split]["by_label"]
+            metrics[split] = {name: value for name, value in metrics[split].items() if name not in ("by_label", "confusion")}
     artifacts = sorted(path.name for path in (folder / "artifacts").glob("*.svg"))
     yield Progress("done", phase="packaging", result={
         "digest": digest, "labels": list(prepared.dataset.labels), "metrics": metrics, "stop_reason": metrics["stop_reason"],
