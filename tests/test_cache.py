@@ -8,6 +8,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -177,3 +178,46 @@ def test_a_key_is_of_everything_that_decides_the_pixels() -> None:
     ]
     assert len({key_of(contents, **more) for contents, more in facts}) == len(facts)
     assert key_of(["aa"], first=1, second=2) == key_of(["aa"], second=2, first=1)
+
+
+@pytest.mark.parametrize("change", ["finished", "removed"])
+def test_others_finish_and_remove_files_while_room_is_made(tmp_path: Path, change: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between the listing of the folder and the look at a file it is renamed into place, or gone. No lock of ours keeps a file there."""
+    cache = Cache(tmp_path, 3 * bytes_of(SHAPES))
+    for number in (1, 2):
+        make(cache, KEYS[number], seed=number)
+    unfinished = tmp_path / f"{KEYS[3]}.tmp-00"
+    unfinished.write_bytes(bytes(bytes_of(SHAPES)))
+    listed = Path.iterdir
+
+    def meanwhile(folder: Path) -> Iterator[Path]:
+        found = list(listed(folder))
+        if change == "removed":
+            (tmp_path / KEYS[1]).unlink(missing_ok=True)
+        unfinished.unlink(missing_ok=True)
+        yield from found
+
+    monkeypatch.setattr(Path, "iterdir", meanwhile)
+    assert make(Cache(tmp_path, cache.limit), KEYS[0]) == len(SHAPES)
+    monkeypatch.undo()
+    kept = [KEYS[0], KEYS[2]] if change == "removed" else KEYS[:3]
+    assert sorted(path.name for path in tmp_path.iterdir() if not path.name.endswith("lock")) == kept
+
+
+def test_many_who_make_room_at_once_get_in_each_others_way_nowhere(tmp_path: Path) -> None:
+    """Threads with little room for files of different keys: each makes its file, or is told that there is no room."""
+    keys = [f"{number:02x}" + "0" * 62 for number in range(24)]
+
+    def one(key: str) -> int:
+        made = 0
+        for _ in range(4):
+            try:
+                made += make(Cache(tmp_path, 4 * bytes_of(SHAPES)), key) > 0
+            except OSError as error:
+                assert error.errno == errno.ENOSPC
+        return made
+
+    with ThreadPoolExecutor(8) as pool:
+        assert sum(pool.map(one, keys)) > 0
+    assert sum(path.stat().st_size for path in tmp_path.iterdir()) <= 4 * bytes_of(SHAPES)
+    assert not list(tmp_path.glob("*.tmp-*"))
