@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from filelock import FileLock
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -180,28 +181,33 @@ def test_a_key_is_of_everything_that_decides_the_pixels() -> None:
     assert key_of(["aa"], first=1, second=2) == key_of(["aa"], second=2, first=1)
 
 
-@pytest.mark.parametrize("change", ["finished", "removed"])
+@pytest.mark.parametrize("change", ["finished", "removed before it is looked at", "removed before its turn"])
 def test_others_finish_and_remove_files_while_room_is_made(tmp_path: Path, change: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Between the listing of the folder and the look at a file it is renamed into place, or gone. No lock of ours keeps a file there."""
+    """Between the listing of the folder, the look at a file and its removal. No lock of ours keeps a file there."""
     cache = Cache(tmp_path, 3 * bytes_of(SHAPES))
     for number in (1, 2):
         make(cache, KEYS[number], seed=number)
     unfinished = tmp_path / f"{KEYS[3]}.tmp-00"
     unfinished.write_bytes(bytes(bytes_of(SHAPES)))
-    listed = Path.iterdir
+    os.utime(tmp_path / KEYS[1], (1, 1))
+    listings, listed = 0, Path.iterdir
 
     def meanwhile(folder: Path) -> Iterator[Path]:
-        found = list(listed(folder))
-        if change == "removed":
-            (tmp_path / KEYS[1]).unlink(missing_ok=True)
-        unfinished.unlink(missing_ok=True)
+        nonlocal listings
+        listings, found = listings + 1, list(listed(folder))
+        if listings == 2 and change == "finished":
+            unfinished.rename(tmp_path / KEYS[3])
+        elif listings == 2 and change == "removed before it is looked at":
+            (tmp_path / KEYS[1]).unlink()
         yield from found
+        if listings == 2 and change == "removed before its turn":
+            (tmp_path / KEYS[1]).unlink()
 
-    monkeypatch.setattr(Path, "iterdir", meanwhile)
-    assert make(Cache(tmp_path, cache.limit), KEYS[0]) == len(SHAPES)
-    monkeypatch.undo()
-    kept = [KEYS[0], KEYS[2]] if change == "removed" else KEYS[:3]
-    assert sorted(path.name for path in tmp_path.iterdir() if not path.name.endswith("lock")) == kept
+    with FileLock(tmp_path / f"{KEYS[3][:2]}.lock"), monkeypatch.context() as patch:  # whoever makes the unfinished one lives
+        patch.setattr(Path, "iterdir", meanwhile)
+        assert make(Cache(tmp_path, cache.limit), KEYS[0]) == len(SHAPES)
+    kept = KEYS if change == "finished" else [KEYS[0], KEYS[2], unfinished.name]
+    assert listings == 2 and sorted(path.name for path in tmp_path.iterdir() if not path.name.endswith("lock")) == kept
 
 
 def test_many_who_make_room_at_once_get_in_each_others_way_nowhere(tmp_path: Path) -> None:

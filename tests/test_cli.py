@@ -212,11 +212,12 @@ def test_options_about_labels_that_would_be_ignored_are_refused(settings: Settin
     source = str(small_folder(tmp_path / "photos"))
     imported = command_line("data", "import", source, *options, settings=settings)
     assert imported.returncode == 0, imported.stderr
-    for verb, known in (("import", imported.stdout.strip()), ("report", imported.stdout.strip()), ("import", "oxford-pets")):
-        done = command_line("data", verb, known, *options, settings=settings, cwd=tmp_path)
+    page, dataset = ["--html", str(tmp_path / "page.html")], imported.stdout.strip()
+    for verb, known, more in (("import", dataset, []), ("report", dataset, page), ("import", "oxford-pets", [])):
+        done = command_line("data", verb, known, *options, *more, settings=settings)
         assert done.returncode == 2 and "no options about labels" in done.stderr and known in done.stderr, done.stderr
         assert done.stderr.count("\n") == 1
-    assert not (tmp_path / "report.html").exists()
+    assert not (tmp_path / "page.html").exists()
 
 
 @pytest.mark.parametrize(("verb", "option", "name"), [
