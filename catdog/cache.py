@@ -86,16 +86,18 @@ class Cache:
         return len(shapes) > 0 and bytes_of(shapes) <= self.limit
 
     def find(self, key: str, shapes: Sequence[Shape]) -> Pictures | None:
-        """The pictures of a key, or None. A damaged file is removed."""
+        """The pictures of a key, or None, also where the file cannot be read. A damaged file is removed."""
         path = self.folder / key
         try:
             pictures = Pictures(path, shapes)
-            os.utime(path)
         except ValueError:
-            path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                path.unlink()
             return None
-        except FileNotFoundError:
+        except OSError:
             return None
+        with contextlib.suppress(OSError):  # gone in the meantime, or somebody else's
+            os.utime(path)
         self.used.add(key)
         return pictures
 

@@ -23,7 +23,17 @@ from catdog.archives import Archive
 from catdog.census import Report, take
 from catdog.config import DATASET_ID
 from catdog.datasets import Dataset
-from catdog.errors import BadDataset, CatdogError, Conflict, TooLarge, Unavailable, Unreachable, UnsupportedType
+from catdog.errors import (
+    BadDataset,
+    CatdogError,
+    Conflict,
+    DatasetChanged,
+    NotFound,
+    TooLarge,
+    Unavailable,
+    Unreachable,
+    UnsupportedType,
+)
 from catdog.files import write_atomically
 from catdog.folders import Folder
 from catdog.plans import Labelling, Plan, plan, survey
@@ -232,13 +242,20 @@ def _publish_by_content(dataset: Dataset, datasets_folder: Path) -> Dataset:
     place = datasets_folder / f"ds_{dataset.fingerprint[:32]}"
     place.mkdir(parents=True, exist_ok=True)
     with _alone(place):
-        if not (place / "dataset.json").exists():
-            return publish(dataset.folder, place)
-        present = Dataset.open(place)
-        # One that lost a picture is made whole again; else the pictures that jobs may be reading stay as they are.
-        if all(present.path(record).exists() for record in present.records):
-            return replace(present, refused=dataset.refused)
-        return publish(dataset.folder, place)
+        present = _whole(place)
+        # One that is damaged is made whole; else the pictures that jobs may be reading stay as they are.
+        return publish(dataset.folder, place) if present is None else replace(present, refused=dataset.refused)
+
+
+def _whole(place: Path) -> Dataset | None:
+    """The data set in a folder, if every picture of it is there as it was imported."""
+    try:
+        dataset = Dataset.open(place)
+        for record in dataset.records:
+            dataset.read(record)
+    except (NotFound, DatasetChanged):
+        return None
+    return dataset
 
 
 def _check_free(folder: Path) -> None:

@@ -8,11 +8,13 @@ import sys
 import tempfile
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from filelock import FileLock
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -177,3 +179,51 @@ def test_a_key_is_of_everything_that_decides_the_pixels() -> None:
     ]
     assert len({key_of(contents, **more) for contents, more in facts}) == len(facts)
     assert key_of(["aa"], first=1, second=2) == key_of(["aa"], second=2, first=1)
+
+
+@pytest.mark.parametrize("change", ["finished", "removed before it is looked at", "removed before its turn"])
+def test_others_finish_and_remove_files_while_room_is_made(tmp_path: Path, change: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between the listing of the folder, the look at a file and its removal. No lock of ours keeps a file there."""
+    cache = Cache(tmp_path, 3 * bytes_of(SHAPES))
+    for number in (1, 2):
+        make(cache, KEYS[number], seed=number)
+    unfinished = tmp_path / f"{KEYS[3]}.tmp-00"
+    unfinished.write_bytes(bytes(bytes_of(SHAPES)))
+    os.utime(tmp_path / KEYS[1], (1, 1))
+    listings, listed = 0, Path.iterdir
+
+    def meanwhile(folder: Path) -> Iterator[Path]:
+        nonlocal listings
+        listings, found = listings + 1, list(listed(folder))
+        if listings == 2 and change == "finished":
+            unfinished.rename(tmp_path / KEYS[3])
+        elif listings == 2 and change == "removed before it is looked at":
+            (tmp_path / KEYS[1]).unlink()
+        yield from found
+        if listings == 2 and change == "removed before its turn":
+            (tmp_path / KEYS[1]).unlink()
+
+    with FileLock(tmp_path / f"{KEYS[3][:2]}.lock"), monkeypatch.context() as patch:  # whoever makes the unfinished one lives
+        patch.setattr(Path, "iterdir", meanwhile)
+        assert make(Cache(tmp_path, cache.limit), KEYS[0]) == len(SHAPES)
+    kept = KEYS if change == "finished" else [KEYS[0], KEYS[2], unfinished.name]
+    assert listings == 2 and sorted(path.name for path in tmp_path.iterdir() if not path.name.endswith("lock")) == kept
+
+
+def test_many_who_make_room_at_once_get_in_each_others_way_nowhere(tmp_path: Path) -> None:
+    """Threads with little room for files of different keys: each makes its file, or is told that there is no room."""
+    keys = [f"{number:02x}" + "0" * 62 for number in range(24)]
+
+    def one(key: str) -> int:
+        made = 0
+        for _ in range(4):
+            try:
+                made += make(Cache(tmp_path, 4 * bytes_of(SHAPES)), key) > 0
+            except OSError as error:
+                assert error.errno == errno.ENOSPC
+        return made
+
+    with ThreadPoolExecutor(8) as pool:
+        assert sum(pool.map(one, keys)) > 0
+    assert sum(path.stat().st_size for path in tmp_path.iterdir()) <= 4 * bytes_of(SHAPES)
+    assert not list(tmp_path.glob("*.tmp-*"))

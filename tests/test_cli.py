@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,12 +11,13 @@ import pytest
 
 from catdog import __version__
 from catdog import run as phases
-from catdog.cli import EXIT_CODES
+from catdog.cli import EXIT_CODES, REPORTED_NAMES
 from catdog.config import TrainConfig
 from catdog.errors import NoDevice
 from catdog.machine import Machine
 from catdog.settings import Settings, described
 from tests.living import Finished, command_line
+from tests.pictures import lay_out, pets
 
 
 @pytest.fixture
@@ -180,3 +182,72 @@ def test_a_run_without_the_gpu_that_the_machine_demands_is_a_device_error(finish
 def test_predict_leaves_no_data_folder_behind(settings: Settings) -> None:
     assert command_line("predict", "x.jpg", settings=settings).returncode == 2
     assert not settings.root.exists()
+
+
+def small_folder(folder: Path, **more: bytes) -> Path:
+    return lay_out(folder, pets(6) | {name.replace("_", "."): data for name, data in more.items()})
+
+
+def test_an_import_prints_the_id_alone_and_says_beside_it_what_was_left_out(settings: Settings, tmp_path: Path) -> None:
+    source = small_folder(tmp_path / "photos", notes_txt=b"", cat_8_heic=b"x", dog_8_png=b"broken")
+    (source / "cat.9\x1b[31m.png").write_bytes(pets()["cat.2.png"])
+    done = command_line("data", "import", str(source), settings=settings)
+    assert done.returncode == 0 and re.fullmatch(r"ds_[0-9a-f]{32}\n", done.stdout)
+    left = sorted(line for line in done.stderr.splitlines() if line.startswith("left out: "))
+    assert len(left) == 4 and left[1] == "left out: cat.9\\x1b[31m.png: the same file as cat.2.png" and "\x1b" not in done.stderr
+    assert [line.split(": ")[1] for line in left] == ["cat.8.heic", "cat.9\\x1b[31m.png", "dog.8.png", "notes.txt"]
+
+
+def test_much_that_was_left_out_is_not_all_listed(settings: Settings, tmp_path: Path) -> None:
+    source = small_folder(tmp_path / "photos", **{f"notes{number}_txt": b"" for number in range(REPORTED_NAMES + 3)})
+    done = command_line("data", "import", str(source), settings=settings)
+    lines = done.stderr.splitlines()
+    assert len(lines) == REPORTED_NAMES + 1 and lines[-1] == (
+        f"left out: 3 more; `catdog data report {done.stdout.strip()}` lists them"
+    )
+
+
+@pytest.mark.parametrize("options", [["--labels", "cat,dog"], ["--rule", "filename"], ["--skip-unlabelled"]])
+def test_options_about_labels_that_would_be_ignored_are_refused(settings: Settings, tmp_path: Path, options: list[str]) -> None:
+    source = str(small_folder(tmp_path / "photos"))
+    imported = command_line("data", "import", source, *options, settings=settings)
+    assert imported.returncode == 0, imported.stderr
+    page, dataset = ["--html", str(tmp_path / "page.html")], imported.stdout.strip()
+    for verb, known, more in (("import", dataset, []), ("report", dataset, page), ("import", "oxford-pets", [])):
+        done = command_line("data", verb, known, *options, *more, settings=settings)
+        assert done.returncode == 2 and "no options about labels" in done.stderr and known in done.stderr, done.stderr
+        assert done.stderr.count("\n") == 1
+    assert not (tmp_path / "page.html").exists()
+
+
+@pytest.mark.parametrize(("verb", "option", "name"), [
+    ("report", "--html", "nowhere/report.html"), ("report", "--html", "."), ("sheet", "--out", "nowhere/sheet.png"),
+    ("sheet", "--out", "sheet.txt"), ("sheet", "--out", "sheet"),
+])
+def test_the_place_of_the_output_is_looked_for_first(settings: Settings, tmp_path: Path, verb: str, option: str, name: str) -> None:
+    done = command_line("data", verb, "no-such-folder", option, str(tmp_path / name), settings=settings)
+    expected = "picture" if name.startswith("sheet") else "file in a folder"
+    assert done.returncode == 2 and done.stderr.startswith(f"error: Expected a {expected}")
+    assert not settings.root.exists()
+
+
+def test_a_report_is_on_standard_output_and_says_ready_or_refused_by_its_exit_code(settings: Settings, tmp_path: Path) -> None:
+    source = small_folder(tmp_path / "photos", catdog_png=b"x")
+    (source / "dog.9\x1b[31m.txt").write_bytes(b"")
+    where = ["data", "report", str(source), "--html", str(tmp_path / "page.html")]
+    done = command_line(*where, "--json", settings=settings)
+    summary = json.loads(done.stdout)
+    assert done.returncode == 3 and done.stderr == "" and summary["verdict"] == "refused"
+    assert summary["findings"][0]["severity"] == "error" and summary["findings"][0]["names"] == ["catdog.png"]
+    assert (tmp_path / "page.html").read_bytes().startswith(b"<!doctype html>")
+    done = command_line(*where, "--skip-unlabelled", settings=settings)
+    assert done.returncode == 0 and done.stdout.splitlines()[-2] == "12 pictures, 2 files left out: ready"
+    assert "    dog.9\\x1b[31m.txt" in done.stdout and "\x1b" not in done.stdout and "    catdog.png" in done.stdout
+    assert not settings.root.exists()
+
+
+def test_a_hostile_name_in_an_error_is_shown_harmlessly(settings: Settings, tmp_path: Path) -> None:
+    source = small_folder(tmp_path / "photos")
+    (source / "bird\x1b[31m\n.png").write_bytes(b"x")
+    done = command_line("data", "import", str(source), settings=settings)
+    assert done.returncode == 2 and "\x1b" not in done.stderr and "  bird\\x1b[31m\\n.png\n" in done.stderr

@@ -183,6 +183,16 @@ def test_a_cache_that_is_full_of_what_the_run_uses_is_said(drawn: Dataset, tmp_p
         fill(drawn, cache, replace(PREPROCESS, resize="bilinear"), "none")
 
 
+def test_a_cache_that_cannot_be_written_is_said_and_pixels_come_all_the_same(drawn: Dataset, tmp_path: Path) -> None:
+    (tmp_path / "cache").write_bytes(b"")  # a file where its folder would be
+    cache, records = Cache(tmp_path / "cache", 10**7), drawn.split("train")
+    with pytest.raises(Unavailable, match="File exists") as caught:
+        fill(drawn, cache, PREPROCESS, "none")
+    assert "nothing else depends on it" in caught.value.remedy
+    expected = loaders.pixels(drawn, records, PREPROCESS, threads=1).fetch([0, 1], 0)
+    assert torch.equal(loaders.pixels(drawn, records, PREPROCESS, threads=1, cache=cache).fetch([0, 1], 0), expected)
+
+
 def test_what_is_made_otherwise_lies_beside(drawn: Dataset, tmp_path: Path) -> None:
     cache, wanted = Cache(tmp_path, 10**8), [(PREPROCESS, augment) for augment in ("none", "light", "default", "strong")]
     wanted += [(Preprocess(32, geometry="stretch"), "none"), (Preprocess(32, crop=0.5), "light")]

@@ -111,3 +111,22 @@ def test_strangers_names_do_nothing_on_the_page(tmp_path: Path, settings: Settin
     assert reader.tags & {"script", "iframe", "object", "link", "a", "form", "b"} == set()
     assert all(address.startswith("data:image/jpeg;base64,") for address in reader.addresses)
     assert "{{ 7 * 7 }}" in page.decode() and "\u202e" not in page.decode() and "\x1b" not in page.decode()
+
+
+def test_what_has_no_clear_label_is_an_error_of_the_report_and_not_its_end(tmp_path: Path, settings: Settings) -> None:
+    source = str(lay_out(tmp_path / "source", {**pets(), "catdog.png": picture(700), "IMG_1.heic": b"x", "notes.txt": b""}))
+    summary, page = report(source, settings=settings)
+    first, *rest = summary["findings"]
+    assert (first["severity"], first["names"]) == ("error", ["catdog.png"]) and "unlabelled=skip" in first["advice"]
+    assert summary["verdict"] == "refused" and summary["images"] == 12 and b"No data set comes of it" in page
+    assert {finding["code"]: finding["severity"] for finding in rest if finding["names"] in (["IMG_1.heic"], ["notes.txt"])} == {
+        "unsupported": "warning", "not_a_picture": "note",
+    }
+    assert report(source, settings=settings, labelling=Labelling(unlabelled="skip"))[0]["verdict"] == "ready"
+
+
+def test_pictures_that_are_too_uniform_to_tell_are_worth_a_look(tmp_path: Path, settings: Settings) -> None:
+    """Of one colour each: copies of them could stand in two splits, and nobody would know."""
+    summary, _ = report(str(lay_out(tmp_path / "source", pets())), settings=settings)
+    (finding,) = (finding for finding in summary["findings"] if finding["code"] == "uniform")
+    assert finding["severity"] == "warning" and sorted(finding["names"]) == sorted(pets())

@@ -147,16 +147,32 @@ def test_the_same_folder_again_is_the_same_data_set(tmp_path: Path, settings: Se
     assert len(list(settings.datasets.iterdir())) == 2
 
 
-def test_a_data_set_that_lost_a_picture_is_made_whole_by_the_same_pictures(tmp_path: Path, settings: Settings) -> None:
+def lose(dataset: Dataset) -> None:
+    dataset.path(dataset.records[3]).unlink()
+
+
+def spoil(dataset: Dataset) -> None:
+    dataset.path(dataset.records[3]).write_bytes(picture(5))
+
+
+def forget(dataset: Dataset) -> None:
+    (dataset.folder / "records.jsonl").unlink()
+
+
+def garble(dataset: Dataset) -> None:
+    (dataset.folder / "dataset.json").write_text("{")
+
+
+@pytest.mark.parametrize("damage", [lose, spoil, forget, garble])
+def test_a_damaged_data_set_is_mended_by_the_same_pictures(damage: Callable[[Dataset], None], tmp_path: Path, settings: Settings) -> None:
     source = lay_out(tmp_path / "source", pets())
     dataset = import_folder(source, settings.datasets, settings=settings)
-    lost, kept = dataset.path(dataset.records[3]), dataset.path(dataset.records[4])
-    lost.unlink()
+    damage(dataset)
     assert import_folder(source, settings.datasets, settings=settings) == dataset
     assert {record.name: dataset.read(record) for record in dataset.records} == pets()
-    before = kept.stat()  # and one that is whole stays as it is: jobs may be reading it
+    before = dataset.path(dataset.records[4]).stat()  # and one that is whole stays as it is: jobs may be reading it
     import_folder(source, settings.datasets, settings=settings)
-    assert kept.stat() == before
+    assert dataset.path(dataset.records[4]).stat() == before
 
 
 def test_the_same_pictures_with_other_files_beside_them_say_what_was_left_out_this_time(tmp_path: Path, settings: Settings) -> None:
@@ -377,6 +393,19 @@ def test_a_hostile_download_is_not_laid_out(tmp_path: Path, settings: Settings) 
     with pytest.raises(CatdogError):
         fetch_workshop(tmp_path / "in", settings=settings)
     assert [path.name for path in (tmp_path / "in").iterdir()] == ["dogs-vs-cats.lock"] and not (tmp_path / "cat.9.png").exists()
+
+
+def test_a_download_that_finds_no_room_is_kept(tmp_path: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    pack(tmp_path / "dogs-vs-cats.zip", pets())
+
+    def full(_path: Path, _target: Path) -> Path:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch, pytest.raises(Unavailable):
+        patch.setattr(Path, "rename", full)
+        fetch_workshop(tmp_path, settings=settings)
+    assert (tmp_path / "dogs-vs-cats.zip").exists() and not (tmp_path / "dogs-vs-cats").exists()
+    assert len(list(fetch_workshop(tmp_path, settings=settings).iterdir())) == 12
 
 
 def test_checking_reads_no_content(tmp_path: Path, settings: Settings) -> None:
