@@ -50,6 +50,11 @@ Pattern = Annotated[str | None, typer.Option(help="For --rule pattern: a regular
 SkipUnlabelled = Annotated[bool, typer.Option("--skip-unlabelled", help="Leave out what has no clear label, instead of refusing all.")]
 Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Decides the split where no folders say it.")]
 
+ResumeFrom = Annotated[
+    Path | None,
+    typer.Option(metavar="RUN_FOLDER", help="Begin at the newest checkpoint of that run, until this one has a checkpoint of its own."),
+]
+
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, rich_markup_mode="markdown", pretty_exceptions_enable=False,
     help="Train an image classifier, lose nothing, and ask it about photographs it has never seen.\n\n"
@@ -134,15 +139,24 @@ def train(
         list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="A field of the config, such as epochs=5; repeatable."),
     ] = None,
     labels: Labels = None,
+    resume_from: ResumeFrom = None,
 ) -> None:
-    """Train on photographs in this process, without a service, and leave a model package in RUN/package."""
+    """Train on photographs in this process, without a service, and leave a model package in RUN/package.
+
+    With --resume-from it is that run's config which --set changes.
+    """
     from catdog.config import TrainConfig
     from catdog.display import Bars, figures
 
     settings = Settings.load()
     fields = _fields(settings_of_run or [])
-    TrainConfig.parse({"dataset": "ds_" + "0" * 32, **fields})  # refused before any picture is copied
-    config = TrainConfig.parse({"dataset": _dataset(data_source, settings, _labelling(labels)), **fields})
+    before = None if resume_from is None else TrainConfig.read(resume_from)
+
+    def checked(**source: str) -> TrainConfig:
+        return before.resumed(source | fields) if before else TrainConfig.parse({"dataset": "ds_" + "0" * 32, **source, **fields})
+
+    checked()  # refused before any picture is copied
+    config = checked(dataset=_dataset(data_source, settings, _labelling(labels)))
     _check_same_run(run_folder, config)
     config.write(run_folder)
     wait_passively()
@@ -151,7 +165,7 @@ def train(
     stopping = _until_signal()
     result: dict[str, Any] = {}
     with Bars(out) as bars:
-        steps = phases.run(run_folder, settings)
+        steps = phases.run(run_folder, settings, resume_from=resume_from)
         for progress in steps:
             bars.show(progress)
             if stopping:
@@ -246,6 +260,7 @@ def run(
         Literal["train", "examine"], typer.Option(help="train, or examine: what a training would see, without training."),
     ] = "train",
     fence: Annotated[int, typer.Option(min=0, help="The number of this attempt; its checkpoints go into a folder of that name.")] = 0,
+    resume_from: ResumeFrom = None,
 ) -> None:
     """Work through a run folder, printing one line of JSON a step: what the worker starts for every job.
 
@@ -269,7 +284,7 @@ def run(
 
     said_at = 0.0
     settings = Settings.load(secrets=False)
-    steps = phases.run(folder, settings, fence=fence) if kind == "train" else examination.examine(folder, settings)
+    steps = phases.run(folder, settings, fence=fence, resume_from=resume_from) if kind == "train" else examination.examine(folder, settings)
     try:
         for progress in steps:
             phase.append(progress.phase or phase[-1])

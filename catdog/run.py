@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from catdog import balance, catalogue, device, export, loaders, loop, losses
+from catdog import balance, catalogue, device, export, inheritance, loaders, loop, losses
 from catdog.cache import Cache
 from catdog.config import TrainConfig
 from catdog.datasets import Dataset, Record
@@ -86,10 +86,10 @@ class Prepared:
         return self.guard.watch(name, split)
 
 
-def run(folder: Path, settings: Settings, *, fence: int = 0) -> Generator[Progress]:
+def run(folder: Path, settings: Settings, *, fence: int = 0, resume_from: Path | None = None) -> Generator[Progress]:
     """Work through the phases of the run folder, yielding Progress; the last one is `done` with the metrics.
 
-    Closing the generator in the phase `training` leaves a checkpoint.
+    Closing the generator in the phase `training` leaves a checkpoint. `resume_from` is the folder of the run that a new one goes on from.
 
     Raises:
         BadConfig, WeightsUnavailable: the config cannot work on this machine, or not with this data set.
@@ -98,6 +98,8 @@ def run(folder: Path, settings: Settings, *, fence: int = 0) -> Generator[Progre
     """
     yield Progress("phase", phase="preparing")
     prepared = prepare(folder, settings)
+    if resume_from is not None:
+        inheritance.take(resume_from, folder, prepared.config, fingerprint=prepared.dataset.fingerprint)
     pictures = prepared.pictures
     shown = pictures if fits(pictures) else {name: pictures[name] for name in ("balance", "images")}
     yield Progress("phase", phase="preparing", result={"device": prepared.device.to_dict(), "pictures": shown})
