@@ -1,4 +1,4 @@
-"""save, load, latest, at, keep, restore, Checkpoint: everything a run needs to go on, on disk, whole or not there.
+"""save, load, latest, at, keep, inherit, restore, Checkpoint: everything a run needs to go on, on disk, whole or not there.
 
     runs/<job>/checkpoints/<fence>/step-0000400/
         weights.safetensors     the network
@@ -7,12 +7,15 @@
         state.json              where the loop is, and the best epoch so far
         MANIFEST.json           sha256 of each of them, written last: a step without a valid one does not exist
 
-Each attempt (fence) writes into its own folder, so that a lost attempt that still breathes cannot touch its successor's.
+Each attempt (fence) writes into its own folder, so that a lost attempt that still breathes cannot touch its successor's. In the folder 0
+lies what a resumed run has inherited.
 What is not covered: a disk that lies about fsync.
 """
 
+import contextlib
 import json
 import os
+import secrets
 import shutil
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -26,7 +29,7 @@ from torch.optim import Optimizer
 
 from catdog import device
 from catdog.errors import CorruptCheckpoint
-from catdog.files import sha256_of, share_as_folder, sync_folder, write_atomically
+from catdog.files import link_or_copy, sha256_of, share_as_folder, sync_folder, write_atomically
 
 _FILES = ("weights.safetensors", "optimizer.safetensors", "state.json")
 
@@ -120,6 +123,36 @@ def keep(folder: Path, steps: Iterable[int], *, fence: int) -> None:
             shutil.rmtree(path)
 
 
+def inherit(old: Path, new: Path) -> Checkpoint:
+    """Give the folder `new` the newest valid checkpoint of `old` and that of its best epoch, both or neither, and return the newest.
+
+    If `new` has a valid checkpoint it is left as it is, and that one is returned.
+
+    Raises:
+        CorruptCheckpoint: `old` has no valid checkpoint whose best epoch's is valid too.
+    """
+    if own := latest(new, fence=-1):
+        return own
+    newest, *best = _whole(old)
+    # Beside `new`, where nobody looks for checkpoints; what a killed attempt leaves there is removed like every *.tmp-*.
+    unfinished, broken = (new.with_name(f"{new.name}.tmp-{secrets.token_hex(4)}") for _ in "12")
+    unfinished.mkdir(parents=True)
+    try:
+        for checkpoint in (newest, *best):
+            _hand_over(checkpoint.folder, unfinished / checkpoint.folder.name)
+        sync_folder(unfinished)
+        new.mkdir(exist_ok=True)
+        if (new / "0").exists():  # nothing in it is valid
+            (new / "0").rename(broken)
+        unfinished.rename(new / "0")
+        sync_folder(new)
+        sync_folder(new.parent)
+    finally:
+        for left in (unfinished, broken):
+            shutil.rmtree(left, ignore_errors=True)
+    return Checkpoint(new / "0" / newest.folder.name, newest.state)
+
+
 def restore(checkpoint: Checkpoint, *, network: nn.Module, optimizer: Optimizer, average: nn.Module | None = None) -> None:
     """Put a checkpoint back into network, average, optimizer and random generators."""
     network.load_state_dict(load_file(checkpoint.folder / "weights.safetensors"))
@@ -136,6 +169,26 @@ def restore(checkpoint: Checkpoint, *, network: nn.Module, optimizer: Optimizer,
         lying = torch.empty_like(parameter, dtype=tensor.dtype).copy_(tensor) if tensor.shape == parameter.shape else tensor
         moments.setdefault(int(position), {})[moment] = lying
     optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def _whole(folder: Path) -> tuple[Checkpoint, ...]:
+    """The newest checkpoint that is valid, and so is that of the best epoch it knows of; then that one, where it is another."""
+    for path in _newest_first(folder):
+        with contextlib.suppress(CorruptCheckpoint):
+            newest = load(path)
+            best = newest.state["best_step"]  # 0 before the first epoch has ended
+            return (newest,) if best in (0, newest.step) else (newest, at(folder, best))
+    raise CorruptCheckpoint(
+        "Expected a valid checkpoint in the run that is resumed. Received: none.",
+        remedy="Start a new training with its config instead; over HTTP, clone its job.",
+    )
+
+
+def _hand_over(old: Path, new: Path) -> None:
+    new.mkdir()
+    for name in (*json.loads((old / "MANIFEST.json").read_text()), "MANIFEST.json"):
+        link_or_copy(old / name, new / name)
+    sync_folder(new)
 
 
 def _newest_first(folder: Path) -> Iterator[Path]:

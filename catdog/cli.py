@@ -54,6 +54,11 @@ Pattern = Annotated[str | None, typer.Option(help="For --rule pattern: a regular
 SkipUnlabelled = Annotated[bool, typer.Option("--skip-unlabelled", help="Leave out what has no clear label, instead of refusing all.")]
 Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Decides the split where no folders say it.")]
 
+ResumeFrom = Annotated[
+    Path | None,
+    typer.Option(metavar="RUN_FOLDER", help="Begin at the newest checkpoint of that run, until this one has a checkpoint of its own."),
+]
+
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, rich_markup_mode="markdown", pretty_exceptions_enable=False,
     help="Train an image classifier, lose nothing, and ask it about photographs it has never seen.\n\n"
@@ -145,15 +150,24 @@ def train(
     compare_devices: Annotated[
         bool, typer.Option("--compare-devices", help="Do not train: make three steps on the CPU and on the GPU and compare them."),
     ] = False,
+    resume_from: ResumeFrom = None,
 ) -> None:
-    """Train on photographs in this process, without a service, and leave a model package in RUN/package."""
+    """Train on photographs in this process, without a service, and leave a model package in RUN/package.
+
+    With --resume-from it is that run's config which --set changes.
+    """
     from catdog.config import TrainConfig
     from catdog.display import Bars, figures
 
     settings = Settings.load()
     fields = _fields(settings_of_run or [])
-    TrainConfig.parse({"dataset": "ds_" + "0" * 32, **fields})  # refused before any picture is copied
-    config = TrainConfig.parse({"dataset": _dataset(data_source, settings, _labelling(labels)), **fields})
+    before = None if resume_from is None else TrainConfig.read(resume_from)
+
+    def checked(**source: str) -> TrainConfig:
+        return before.resumed(source | fields) if before else TrainConfig.parse({"dataset": "ds_" + "0" * 32, **source, **fields})
+
+    checked()  # refused before any picture is copied
+    config = checked(dataset=_dataset(data_source, settings, _labelling(labels)))
     _check_same_run(run_folder, config)
     config.write(run_folder)
     wait_passively()
@@ -164,7 +178,7 @@ def train(
     stopping = _until_signal()
     result: dict[str, Any] = {}
     with Bars(out) as bars:
-        steps = phases.run(run_folder, settings)
+        steps = phases.run(run_folder, settings, resume_from=resume_from)
         for progress in steps:
             bars.show(progress)
             if stopping:
@@ -318,6 +332,7 @@ def run(
         Literal["train", "examine"], typer.Option(help="train, or examine: what a training would see, without training."),
     ] = "train",
     fence: Annotated[int, typer.Option(min=0, help="The number of this attempt; its checkpoints go into a folder of that name.")] = 0,
+    resume_from: ResumeFrom = None,
 ) -> None:
     """Work through a run folder, printing one line of JSON a step: what the worker starts for every job.
 
@@ -329,7 +344,9 @@ def run(
         from catdog import run as phases
 
         settings = Settings.load(secrets=False)
-        return phases.run(folder, settings, fence=fence) if kind == "train" else examination.examine(folder, settings)
+        if kind == "examine":
+            return examination.examine(folder, settings)
+        return phases.run(folder, settings, fence=fence, resume_from=resume_from)
 
     _speak(steps)
 

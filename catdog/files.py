@@ -1,8 +1,9 @@
-"""write_atomically, share_as_folder, sha256_of, sync_folder: files that are whole or not there, whatever is killed when."""
+"""write_atomically, link_or_copy, share_as_folder, sha256_of, sync_folder: files that are whole or not there, whatever is killed when."""
 
 import hashlib
 import os
 import secrets
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +22,18 @@ def write_atomically(path: Path) -> Iterator[Path]:
         sync_folder(path.parent)
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """The same bytes under a second name, for files that are never written again; nothing where that name is taken."""
+    try:
+        os.link(source, target)
+    except FileExistsError:
+        return
+    except OSError:  # another file system, one without links, a file of somebody else, too many links
+        with write_atomically(target) as unfinished:
+            shutil.copyfile(source, unfinished)
+            share_as_folder(unfinished)
 
 
 def share_as_folder(path: Path) -> None:

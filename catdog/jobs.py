@@ -95,6 +95,8 @@ class Claim:
     attempt: int
     kind: str
     config: dict[str, Any]
+    resumed_from: str | None = None
+    """The job whose newest checkpoint this one begins with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,7 +227,7 @@ class JobStore:
         ).values(
             state=JobState.RUNNING, fence=jobs.c.fence + 1, attempt=jobs.c.attempt + 1, heartbeat=jobs.c.heartbeat + 1,
             owner=asdict(owner), started=func.coalesce(jobs.c.started, timestamp(moment)), updated=timestamp(moment),
-        ).returning(jobs.c.fence, jobs.c.attempt, jobs.c.kind, jobs.c.config)
+        ).returning(jobs.c.fence, jobs.c.attempt, jobs.c.kind, jobs.c.config, jobs.c.resumed_from)
         with writing(self._engine) as connection:
             row = connection.execute(changed).mappings().one_or_none()
             if row is None:

@@ -26,7 +26,21 @@ import numpy as np
 import torch
 from torch import nn
 
-from catdog import balance, catalogue, device, epochs, export, loaders, loop, losses, optimizers, plots, ranks, tracking
+from catdog import (
+    balance,
+    catalogue,
+    device,
+    epochs,
+    export,
+    inheritance,
+    loaders,
+    loop,
+    losses,
+    optimizers,
+    plots,
+    ranks,
+    tracking,
+)
 from catdog.cache import Cache
 from catdog.config import BATCH_SIZE, TrainConfig
 from catdog.datasets import Dataset, Record
@@ -99,22 +113,24 @@ class Prepared:
         return [name for name in ("train", "val", "train_eval") if self.records[name]]
 
 
-def run(folder: Path, settings: Settings, *, fence: int = 0) -> Generator[Progress]:
+def run(folder: Path, settings: Settings, *, fence: int = 0, resume_from: Path | None = None) -> Generator[Progress]:
     """Work through the phases of the run folder, yielding Progress; the last one is `done` with the metrics.
 
-    Closing the generator in the phase `training` leaves a checkpoint.
+    Closing the generator in the phase `training` leaves a checkpoint. `resume_from` is the folder of the run that a new one goes on from.
 
     Raises:
         BadConfig, WeightsUnavailable: the config cannot work on this machine, or not with this data set.
         NoDevice: this machine demands a GPU and has none.
         DatasetChanged, NonFiniteLoss, ExportMismatch, CorruptCheckpoint: see errors.py.
     """
-    yield from tracking.tracked(_phases(folder, settings, fence=fence), folder)
+    yield from tracking.tracked(_phases(folder, settings, fence=fence, resume_from=resume_from), folder)
 
 
-def _phases(folder: Path, settings: Settings, *, fence: int) -> Generator[Progress]:
+def _phases(folder: Path, settings: Settings, *, fence: int, resume_from: Path | None) -> Generator[Progress]:
     yield Progress("phase", phase="preparing")
     prepared = prepare(folder, settings)
+    if resume_from is not None:
+        inheritance.take(resume_from, folder, prepared.config, fingerprint=prepared.dataset.fingerprint)
     pictures = prepared.pictures
     shown = pictures if fits(pictures) else {name: pictures[name] for name in ("balance", "images")}
     yield Progress("phase", phase="preparing", result={"device": prepared.device.to_dict(), "pictures": shown})

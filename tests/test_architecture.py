@@ -19,6 +19,7 @@ SERVICE_MAY = {
     "jobs", "registry", "database", "leadership", "broker", "inference", "calibration", "images", "datasets", "labels", "sources",
     "plans", "balance", "staging", "catalogue", "machine", "weights", "progress", "config", "settings", "plots", "device", "errors",
     "process", "files",
+    "epochs", "inheritance",  # what a run has measured so far, and whether it left something to go on from
 }
 WORKER_MAY = {"jobs", "registry", "database", "broker", "progress", "config", "settings", "device", "errors", "process", "files"}
 TORCH_FREE = (

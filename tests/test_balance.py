@@ -184,7 +184,8 @@ def rare_recall(folder: Path, how: str) -> float:
     for _ in loop.train(head, Splits(train, val), chosen, labels=2, device="cpu", folder=folder):
         pass
     with torch.no_grad():
-        return (head(unseen).argmax(dim=1) == truth)[truth == 1].double().mean().item()
+        found: torch.Tensor = head(unseen).argmax(dim=1) == truth
+    return found[truth == 1].double().mean().item()
 
 
 def split(values: torch.Tensor, targets: torch.Tensor) -> Split:

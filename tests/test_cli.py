@@ -112,6 +112,19 @@ def test_a_run_goes_on_only_as_what_it_was(finished: Finished) -> None:
     assert "another" in done.stderr and "loss" in done.stderr and "--run" in done.stderr
 
 
+def test_train_goes_on_from_another_run_with_its_config(finished: Finished, tmp_path: Path) -> None:
+    where = ["--data", str(finished.pictures), "--run", str(tmp_path / "run"), "--resume-from", str(finished.run)]
+    wrong = command_line("train", *where, "--set", "seed=4", settings=finished.settings)
+    assert wrong.returncode == 2 and "seed: expected 0, as in the run that is resumed" in wrong.stderr and not (tmp_path / "run").exists()
+    done = command_line("train", *where, "--set", "epochs=4", settings=finished.settings)
+    assert done.returncode == 0, done.stderr
+    assert TrainConfig.read(tmp_path / "run") == TrainConfig.read(finished.run).resumed({"epochs": 4})
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    assert lines[:3] == (finished.run / "metrics.jsonl").read_text().splitlines() and len(lines) == 4
+    none = command_line("train", *where[:-1], str(tmp_path / "typo"), settings=finished.settings)
+    assert none.returncode == 2 and "typo" in none.stderr
+
+
 def test_a_mistyped_package_is_named(finished: Finished, tmp_path: Path) -> None:
     done = command_line("predict", "--package", str(tmp_path / "typo"), "x.jpg", settings=finished.settings)
     assert done.returncode == 2 and "typo" in done.stderr

@@ -163,6 +163,36 @@ def test_a_running_job_is_cancelled_and_leaves_no_process(stack: LiveStack, data
     assert any((stack.settings.runs / job_id / "checkpoints").glob("*/step-*/MANIFEST.json")), "a cancelled run keeps its checkpoint"
 
 
+def test_a_job_that_was_cancelled_and_resumed_ends_as_one_that_was_let_alone(stack: LiveStack, dataset: dict[str, Any]) -> None:
+    fields = FAST_JOB | {"device": "cpu", "publish": {"alias": "resumed"}}
+    old = stack.post_job(dataset, **fields)
+    stack.wait_for_training(old)
+    stack.client.post(f"/v1/jobs/{old}/cancel").raise_for_status()
+    assert stack.wait_for_end(old)["state"] == "cancelled"
+    new = stack.client.post(f"/v1/jobs/{old}/resume").json()
+    assert new["resumed_from"] == old and new["config"] == stack.job(old)["config"]
+    alone = stack.client.post(f"/v1/jobs/{old}/clone", json={"publish": {"promote": "never"}}).json()
+    ended = [stack.wait_for_end(job["id"]) for job in (new, alone)]
+    assert [job["state"] for job in ended] == ["succeeded", "succeeded"], ended
+    assert alone["changed"] == {"publish": [fields["publish"] | {"promote": "auto"}, fields["publish"] | {"promote": "never"}]}
+
+    every = list(range(1, fields["epochs"] + 1))
+    before, after = stack.epochs(old), stack.epochs(new["id"])
+    assert before and after and before + after == every == stack.epochs(alone["id"]), "each epoch is done once"
+    measured = [stack.client.get(job["links"]["metrics"]).json()["items"] for job in ended]
+    assert [epoch["epoch"] for epoch in measured[0]] == every
+    for one, other in zip(*measured, strict=True):
+        assert [one[name] for name in ("train_loss", "val_loss", "val_accuracy")] == [
+            other[name] for name in ("train_loss", "val_loss", "val_accuracy")
+        ]
+    curves = stack.client.get(ended[0]["links"]["curves"])
+    assert curves.headers["content-type"].startswith("image/svg+xml") and "<svg" in curves.text
+    packages = [stack.client.get(job["links"]["model"]).json()["package"] for job in ended]
+    assert packages[0]["files"]["weights.safetensors"] == packages[1]["files"]["weights.safetensors"]
+    nothing_left = stack.client.post(f"/v1/jobs/{new['id']}/resume")
+    assert nothing_left.status_code == 409 and "more epochs" in nothing_left.json()["remedy"]
+
+
 def test_cancelling_what_has_ended_is_a_conflict(stack: LiveStack, job: dict[str, Any]) -> None:
     response = stack.client.post(f"/v1/jobs/{job['id']}/cancel")
     assert response.status_code == 409

@@ -204,6 +204,9 @@ def test_a_claim_carries_what_the_worker_needs(store: JobStore) -> None:
     job, _ = store.create({"epochs": 3}, kind="examine")
     claim = store.claim(job.id, OWNER, now=LATER)
     assert claim == Claim(job.id, fence=1, attempt=1, kind="examine", config={"epochs": 3})
+    successor = claimed(store, store.create({"epochs": 6}, resumed_from=job.id)[0].id)
+    assert successor.resumed_from == job.id
+    store.finish(successor, state=JobState.CANCELLED)
     lease = only_lease(store)
     assert (lease.job_id, lease.fence, lease.owner) == (job.id, 1, OWNER)
     running = store.get(job.id)

@@ -189,8 +189,8 @@ def test_a_cache_that_cannot_be_written_is_said_and_pixels_come_all_the_same(dra
     with pytest.raises(Unavailable, match="File exists") as caught:
         fill(drawn, cache, PREPROCESS, "none")
     assert "nothing else depends on it" in caught.value.remedy
-    expected = loaders.pixels(drawn, records, PREPROCESS, threads=1).fetch([0, 1], 0)
-    assert torch.equal(loaders.pixels(drawn, records, PREPROCESS, threads=1, cache=cache).fetch([0, 1], 0), expected)
+    expected = loaders.pixels(Pictures(drawn, records, PREPROCESS), threads=1).fetch([0, 1], 0)
+    assert torch.equal(loaders.pixels(Pictures(drawn, records, PREPROCESS), threads=1, cache=cache).fetch([0, 1], 0), expected)
 
 
 def test_what_is_made_otherwise_lies_beside(drawn: Dataset, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from catdog import catalogue, loop, losses, run
 from catdog.cache import Cache
 from catdog.config import TrainConfig
 from catdog.datasets import Dataset
-from catdog.errors import FAILURES, BadConfig, DatasetChanged, NonFiniteLoss, TestSplitTouched
+from catdog.errors import FAILURES, BadConfig, CorruptCheckpoint, DatasetChanged, NonFiniteLoss, TestSplitTouched
 from catdog.files import sha256_of
 from catdog.inference import Predictor
 from catdog.loaders import Splits
@@ -174,6 +174,71 @@ def test_a_data_set_that_is_gone_is_refused(again: Path, finished: Finished) -> 
     TrainConfig.parse({**TrainConfig.read(again).model_dump(), "dataset": "ds_" + "f" * 32}).write(again)
     with pytest.raises(DatasetChanged, match="Received: none"):
         phases(again, finished)
+
+
+@pytest.fixture
+def stopped(finished: Finished, tmp_path: Path) -> Path:
+    """A run of the finished one's config that was stopped in its second epoch."""
+    folder = tmp_path / "stopped"
+    TrainConfig.read(finished.run).write(folder)
+    stop_in_second_epoch(folder, finished.settings)
+    return folder
+
+
+def stop_in_second_epoch(folder: Path, settings: Settings) -> None:
+    steps = run.run(folder, settings)
+    for progress in steps:
+        if progress.kind == "step" and progress.phase == "training" and progress.epoch == 2:
+            steps.close()
+
+
+def resumed(old: Path, new: Path, settings: Settings, **changes: Any) -> list[Progress]:
+    TrainConfig.parse({**TrainConfig.read(old).model_dump(), **changes}).write(new)
+    return list(run.run(new, settings, fence=1, resume_from=old))
+
+
+def test_a_resumed_run_ends_as_the_uninterrupted_one_and_does_nothing_twice(finished: Finished, stopped: Path, tmp_path: Path) -> None:
+    said = resumed(stopped, tmp_path / "new", finished.settings)
+    begun = [p.step for p in said if p.kind == "step" and p.phase == "training"]
+    newest = max(path.name for path in (stopped / "checkpoints" / "0").iterdir())
+    assert begun[0] == int(newest.removeprefix("step-")) + 1, "from the very next step"
+    assert [p.epoch for p in said if p.kind == "epoch"] == [2, 3]
+    assert history(tmp_path / "new") == history(finished.run)
+    assert len(history(stopped)) == 1, "the old run is left as it was"
+    weights = (folder / "package" / "weights.safetensors" for folder in (tmp_path / "new", finished.run))
+    assert len({sha256_of(path) for path in weights}) == 1
+
+
+def test_a_finished_run_goes_on_with_more_epochs(finished: Finished, tmp_path: Path) -> None:
+    said = resumed(finished.run, tmp_path / "new", finished.settings, epochs=4)
+    assert [p.epoch for p in said if p.kind == "epoch"] == [4] and said[-1].kind == "done"
+    assert [epoch["epoch"] for epoch in history(tmp_path / "new")] == [1, 2, 3, 4]
+
+
+def test_the_features_of_a_frozen_backbone_are_taken_over_but_not_those_of_test(finished: Finished, tmp_path: Path) -> None:
+    old, new = tmp_path / "old", tmp_path / "new"
+    TrainConfig.parse({"dataset": TrainConfig.read(finished.run).dataset, "epochs": 3, "batch_size": 8, "image_size": 64}).write(old)
+    stop_in_second_epoch(old, finished.settings)
+    (old / "features" / "test.safetensors").write_text("no features")
+    said = resumed(old, new, finished.settings)
+    assert not [p for p in said if p.phase == "features" and p.kind == "step"]
+    assert [p.steps for p in said if p.phase == "testing" and p.kind == "step"], "test was computed, in its phase"
+    for name in ("train.safetensors", "val.safetensors", "backbone.onnx"):
+        assert (new / "features" / name).samefile(old / "features" / name)
+
+
+def test_what_a_run_went_on_from_must_be_of_its_kind(finished: Finished, stopped: Path, tmp_path: Path) -> None:
+    with pytest.raises(BadConfig, match="seed: expected 0, as in the run that is resumed") as caught:
+        resumed(stopped, tmp_path / "new", finished.settings, seed=3)
+    assert run.failure(caught.value).code == "config"
+    (stopped / "dataset.json").write_text(json.dumps({"id": "x", "fingerprint": "0" * 64}))
+    with pytest.raises(DatasetChanged, match="that the resumed run saw"):
+        resumed(stopped, tmp_path / "new", finished.settings)
+    shutil.rmtree(stopped / "checkpoints")
+    shutil.copy(finished.run / "dataset.json", stopped)
+    with pytest.raises(CorruptCheckpoint) as gone:
+        resumed(stopped, tmp_path / "new", finished.settings)
+    assert "Start a new training" in (run.failure(gone.value).remedy or "")
 
 
 def start(folder: Path, finished: Finished) -> subprocess.Popen[str]:

@@ -22,7 +22,7 @@ from catdog.settings import Settings
 from worker.supervisor import Run, Supervisor
 
 CONFIG = TrainConfig.parse({"dataset": "ds_" + "0" * 32, "model": "unet"}).model_dump(mode="json")
-DONE = {"kind": "done", "result": {"digest": "d" * 64, "labels": ["cat", "dog"], "metrics": {"test": {"accuracy": 1.0}}}}
+DONE: dict[str, Any] = {"kind": "done", "result": {"digest": "d" * 64, "labels": ["cat", "dog"], "metrics": {"test": {"accuracy": 1.0}}}}
 
 SAY = """
     import json, os, signal, sys, time
@@ -64,14 +64,16 @@ def scene(tmp_path: Path) -> Scene:
 
 def test_a_run_that_is_done_is_published_once(tmp_path: Path, database_url: str) -> None:
     scene = Scene(tmp_path, database_url=database_url)
+    done = DONE | {"result": {**DONE["result"], "stop_reason": "patience"}}
     job = scene.run(f"""
         os.mkdir(folder + "/package"); open(folder + "/package/package.json", "w").close()
         say(kind="phase", phase="preparing", result={{"device": {{"name": "cpu", "reason": "r", "threads": 1}}}})
         say(kind="step", phase="training", epoch=1, step=3, steps=9)
         say(kind="checkpoint", phase="training", step=3)
-        say(**{DONE!r})
+        say(**{done!r})
     """)
     assert job.state is JobState.SUCCEEDED and job.model == 1
+    assert job.result == done["result"], "with the reason that it stopped for"
     assert job.device == {"name": "cpu", "reason": "r", "threads": 1}
     assert scene.registry.aliases() == {"champion": 1}
     assert (scene.settings.models / ("d" * 64) / "package.json").exists()
@@ -87,6 +89,23 @@ def test_an_examination_that_is_done_succeeds_without_a_model(scene: Scene) -> N
     job = scene.run('say(kind="done", result={"artifacts": ["contact_sheet.png"]})')
     assert (job.state, job.model, job.result) == (JobState.SUCCEEDED, None, {"artifacts": ["contact_sheet.png"]})
     assert scene.registry.list() == []
+
+
+def test_a_resumed_job_is_told_the_folder_of_the_run_it_goes_on_from(scene: Scene) -> None:
+    class Resting(Supervisor):
+        def _command(self, claim: Claim, folder: Path) -> list[str]:
+            commands.append(super()._command(claim, folder))
+            return [sys.executable, "-c", ""]
+
+    commands: list[list[str]] = []
+    supervisor = Resting(scene.settings, scene.jobs, scene.registry, draining=lambda: False)
+    successor = scene.jobs.create(CONFIG, resumed_from=scene.job_id)[0].id
+    for job in (scene.job_id, successor):
+        supervisor.look_at(job)
+    first, second = (command[3:] for command in commands)
+    runs = scene.settings.runs
+    assert first == ["run", str(runs / scene.job_id), "--kind", "train", "--fence", "1"]
+    assert second == ["run", str(runs / successor), "--kind", "train", "--fence", "1", "--resume-from", str(runs / scene.job_id)]
 
 
 def test_a_failure_is_written_down_with_its_remedy(scene: Scene) -> None:

@@ -149,7 +149,10 @@ class Supervisor:
             self._jobs.release(claim, counted=True, reason=message)
 
     def _command(self, claim: Claim, folder: Path) -> list[str]:
-        return [sys.executable, "-m", "catdog", "run", str(folder), "--kind", claim.kind, "--fence", str(claim.fence)]
+        command = [sys.executable, "-m", "catdog", "run", str(folder), "--kind", claim.kind, "--fence", str(claim.fence)]
+        if claim.resumed_from is not None:
+            command += ["--resume-from", str(self._settings.runs / claim.resumed_from)]
+        return command
 
     def _follow(self, claim: Claim, run: Run) -> None:
         """Until the run has closed its pipe: write down what it says, renew the lease, pass on what it must know."""

@@ -1,10 +1,8 @@
-"""/v1/jobs: start a training, watch it, stop it."""
+"""/v1/jobs: start a training, watch it, stop it. What comes of a job is in successors.py, what it has learnt so far in epochs.py."""
 
 import asyncio
-import hashlib
-import json
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -21,6 +19,7 @@ from catdog import balance, catalogue, weights
 from catdog.config import TrainConfig
 from catdog.errors import BadConfig, DatasetChanged, NotFound, WeightsUnavailable
 from catdog.jobs import Event, Job, JobState
+from service.etags import IfNoneMatch, answer
 from service.parts import AllParts, Jobs, Limits, Parts
 from service.shelf import EntryState
 from service.watching import READ_SECONDS, Wait, until
@@ -41,23 +40,17 @@ def existing(job_id: str, jobs: Jobs) -> Job:
 
 
 ExistingJob = Annotated[Job, Depends(existing)]
+IdempotencyKey = Annotated[str | None, Header(description="Sent again with the same body it gives the same job.")]
 
 
 @router.post("", status_code=202)
 def create(
     config: Config, parts: AllParts,
     dry_run: Annotated[bool, Query(description="Examine only: what a training would see, without training.")] = False,
-    idempotency_key: Annotated[str | None, Header(description="Sent again with the same body it gives the same job.")] = None,
+    idempotency_key: IdempotencyKey = None,
 ) -> JSONResponse:
     """Start a training, or with `dry_run` its examination. Answered when the job is on disk: from then on nothing loses it."""
-    wanted, kind = config.model_dump(mode="json"), "examine" if dry_run else "train"
-    if parts.jobs.replayed(wanted, kind=kind, idempotency_key=idempotency_key) is None:  # else it was checked when it was new
-        _check(config, parts)
-    job, is_new = parts.jobs.create(wanted, kind=kind, idempotency_key=idempotency_key)
-    if is_new:
-        parts.reconciler.wake(job.id)
-    headers = {"Location": f"/v1/jobs/{job.id}", "Retry-After": "2"}
-    return JSONResponse(_json(job), 202 if is_new else 200, headers)
+    return accept(config, parts, kind="examine" if dry_run else "train", key=idempotency_key)
 
 
 @router.get("")
@@ -74,8 +67,7 @@ def list_(
 
 @router.get("/{job_id}")
 async def get(
-    request: Request, job: ExistingJob, parts: AllParts, wait: Wait = 0,
-    if_none_match: Annotated[str | None, Header(description="The ETag of an earlier answer.")] = None,
+    request: Request, job: ExistingJob, parts: AllParts, wait: Wait = 0, if_none_match: IfNoneMatch = None,
 ) -> Response:
     """One job. With `wait`, answers as soon as its state, phase or epoch changes."""
     before = _mark(job)
@@ -83,12 +75,7 @@ async def get(
         lambda job: job.state.is_terminal or _mark(job) != before, partial(parts.jobs.get, job.id),
         seconds=wait, request=request, parts=parts,
     )
-    body = _json(job)
-    etag = f'"{hashlib.sha256(json.dumps(body).encode()).hexdigest()[:32]}"'
-    headers = {"ETag": etag, "Cache-Control": "no-cache"}
-    if if_none_match is not None and etag in {tag.strip().removeprefix("W/") for tag in if_none_match.split(",")}:
-        return Response(status_code=304, headers=headers)
-    return JSONResponse(body, headers=headers)
+    return answer(JSONResponse(_json(job)), if_none_match)
 
 
 @router.post("/{job_id}/cancel", status_code=202)
@@ -147,6 +134,25 @@ def artifact(
     return FileResponse(path, headers={"Cache-Control": "no-cache"})
 
 
+def accept(
+    config: TrainConfig, parts: Parts, *, kind: str, key: str | None, resumed_from: str | None = None,
+    check: Callable[[], None] = lambda: None, shown: dict[str, Any] | None = None,
+) -> JSONResponse:
+    """Make the job, unless the same request with this key has made it before, and answer with it and what else is `shown`.
+
+    `check` refuses what a new job of this kind must not be, beside what no job may be.
+    """
+    wanted = config.model_dump(mode="json")
+    if parts.jobs.replayed(wanted, kind=kind, resumed_from=resumed_from, idempotency_key=key) is None:
+        check()  # what is replayed was checked when it was new
+        _check(config, parts)
+    job, is_new = parts.jobs.create(wanted, kind=kind, resumed_from=resumed_from, idempotency_key=key)
+    if is_new:
+        parts.reconciler.wake(job.id)
+    headers = {"Location": f"/v1/jobs/{job.id}", "Retry-After": "2"}
+    return JSONResponse(_json(job) | (shown or {}), 202 if is_new else 200, headers)
+
+
 def _check(config: TrainConfig, parts: Parts) -> None:
     """Refuse what can be known to fail before a worker sees it."""
     try:
@@ -189,7 +195,11 @@ def _tail(path: Path, size: int) -> str:
 
 def _json(job: Job) -> dict[str, Any]:
     here = f"/v1/jobs/{job.id}"
-    links: dict[str, Any] = {"self": here, "events": f"{here}/events", "logs": f"{here}/logs", "cancel": f"{here}/cancel"}
+    links: dict[str, Any] = {"self": here} | {name: f"{here}/{name}" for name in ("events", "logs", "cancel", "clone")}
+    if job.kind == "train":
+        links |= {"metrics": f"{here}/metrics", "curves": f"{here}/curves.svg", "resume": f"{here}/resume"}
+    if job.resumed_from is not None:
+        links["resumed_from"] = f"/v1/jobs/{job.resumed_from}"
     if job.result is not None and "artifacts" in job.result:
         links["artifacts"] = [f"{here}/artifacts/{name}" for name in job.result["artifacts"]]
     if job.model is not None:

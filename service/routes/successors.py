@@ -1,0 +1,86 @@
+"""/v1/jobs/{id}/resume and /clone: a new job that begins where a job was, or with its config."""
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Body
+from starlette.responses import JSONResponse
+
+from catdog import inheritance
+from catdog.config import TrainConfig
+from catdog.errors import Conflict
+from catdog.jobs import Job, JobState
+from service.parts import AllParts, Parts
+from service.routes.jobs import ExistingJob, IdempotencyKey, accept
+
+router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
+
+Changes = Annotated[
+    dict[str, Any] | None,
+    Body(description="Fields of the config that change; null for a field's default.", examples=[{"epochs": 60}]),
+]
+
+
+@router.post("/{job_id}/resume", status_code=202)
+def resume(job: ExistingJob, parts: AllParts, changes: Changes = None, idempotency_key: IdempotencyKey = None) -> JSONResponse:
+    """A new job that goes on from the newest checkpoint of one that has ended; its epochs are counted on.
+
+    409 while the job is queued or running, where it has left no checkpoint, and where nothing is left to train: a job that has succeeded
+    needs more epochs, or what ended it early changed. What the checkpoint was made with (network, data, batch_size, ...) cannot change.
+    """
+    before = TrainConfig.parse(job.config)
+    config = before.resumed(_changed(job, changes or {}).model_dump(mode="json"))
+
+    def check() -> None:
+        _check_resumable(job, parts)
+        if job.state is JobState.SUCCEEDED and not _leaves_something(job, before, config):
+            raise Conflict(
+                f"Expected something that is left to train. Received: {job.id}, which has succeeded after all it was to train.",
+                remedy=f"Send more epochs than {before.epochs}, such as {{\"epochs\": {2 * before.epochs}}}.",
+            )
+
+    return accept(config, parts, kind=job.kind, key=idempotency_key, resumed_from=job.id, check=check)
+
+
+@router.post("/{job_id}/clone", status_code=202)
+def clone(job: ExistingJob, parts: AllParts, changes: Changes = None, idempotency_key: IdempotencyKey = None) -> JSONResponse:
+    """A new job with the config of another, whatever its state, from the beginning; any field may change.
+
+    The answer's `changed` says what is different: {field: [before, now]}.
+    """
+    config = _changed(job, changes or {})
+    now = config.model_dump(mode="json")
+    changed = {field: [job.config.get(field), now[field]] for field in now if now[field] != job.config.get(field)}
+    return accept(config, parts, kind=job.kind, key=idempotency_key, shown={"changed": changed})
+
+
+def _changed(job: Job, changes: dict[str, Any]) -> TrainConfig:
+    """The config of a job with other fields; {"publish": {"promote": "never"}} leaves the alias as it was."""
+    publish, was = changes.get("publish"), job.config.get("publish")
+    if isinstance(publish, dict) and isinstance(was, dict):
+        changes = changes | {"publish": was | publish}
+    return TrainConfig.parse({field: value for field, value in (job.config | changes).items() if value is not None})
+
+
+def _check_resumable(job: Job, parts: Parts) -> None:
+    if job.kind != "train":
+        raise Conflict(f"Expected a training. Received: {job.id}, which is to {job.kind}.", remedy="Clone it to start it again.")
+    if not job.state.is_terminal:
+        raise Conflict(
+            f"Expected a job that has ended. Received: {job.id}, which is {job.state}.",
+            remedy=f"Cancel it with POST /v1/jobs/{job.id}/cancel, or wait for its end with GET /v1/jobs/{job.id}?wait=30.",
+        )
+    if not inheritance.has_checkpoint(parts.settings.runs / job.id):
+        raise Conflict(
+            f"Expected a job that has left a checkpoint. Received: {job.id}, which has left none.",
+            remedy=f"Begin anew with its config: POST /v1/jobs/{job.id}/clone.",
+        )
+
+
+def _leaves_something(job: Job, before: TrainConfig, now: TrainConfig) -> bool:
+    """Whether a job that has succeeded would train on with the config `now`."""
+    match (job.result or {}).get("stop_reason"):
+        case "max_minutes" if now.max_minutes != before.max_minutes:
+            return True
+        case "patience" if now.patience is None or now.patience > (before.patience or 0):
+            return True
+    return now.epochs > before.epochs
