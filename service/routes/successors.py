@@ -25,7 +25,8 @@ def resume(job: ExistingJob, parts: AllParts, changes: Changes = None, idempoten
     """A new job that goes on from the newest checkpoint of one that has ended; its epochs are counted on.
 
     409 while the job is queued or running, where it has left no checkpoint, and where nothing is left to train: a job that has succeeded
-    needs more epochs, or what ended it early changed. What the checkpoint was made with (network, data, batch_size, ...) cannot change.
+    needs more epochs, or more of the patience or the minutes that ended it. What the checkpoint was made with (network, data,
+    batch_size, ...) cannot change.
     """
     before = TrainConfig.parse(job.config)
     config = before.resumed(_changed(job, changes or {}).model_dump(mode="json"))
