@@ -113,7 +113,7 @@ def test_an_alias_outlives_a_change_of_its_promotion_and_null_is_a_default(scene
     (JobState.FAILED, {"checkpoint": False}, "POST /v1/jobs/{id}/clone"),
     (JobState.CANCELLED, {"checkpoint": False}, "POST /v1/jobs/{id}/clone"),
     (JobState.SUCCEEDED, {"kind": "examine"}, "Clone it"),
-    (JobState.SUCCEEDED, {}, 'Send more epochs than 10, such as {{"epochs": 20}}'),
+    (JobState.SUCCEEDED, {}, "Send more epochs than 10."),
 ])
 def test_what_cannot_be_gone_on_from_says_what_can_be_done(scene: Scene, state: JobState, options: dict[str, Any], remedy: str) -> None:
     old = scene.job(state, **options)
@@ -142,12 +142,14 @@ def test_a_checkpoint_that_was_found_corrupt_or_never_became_whole_is_none(scene
     ("max_minutes", {"max_minutes": None}, 202),
     ("max_minutes", {"max_minutes": 30}, 409),
     ("max_minutes", {"patience": 9}, 409),
-    ("max_minutes", {"epochs": 60}, 202),
+    ("max_minutes", {"max_minutes": 20}, 409),
+    ("max_minutes", {"epochs": 60}, 409),
+    ("max_minutes", {"epochs": 60, "max_minutes": 90}, 202),
     ("patience", {"patience": 4}, 202),
     ("patience", {"patience": None}, 202),
     ("patience", {"patience": 3}, 409),
     ("patience", {"patience": 2}, 409),
-    ("patience", {"max_minutes": 90}, 409),
+    ("patience", {"epochs": 60, "max_minutes": 90}, 409),
 ])
 def test_a_job_that_has_succeeded_needs_something_left_to_train(
     scene: Scene, stop_reason: str | None, changes: dict[str, Any], status: int,
@@ -155,7 +157,11 @@ def test_a_job_that_has_succeeded_needs_something_left_to_train(
     old = scene.job(JobState.SUCCEEDED, stop_reason=stop_reason, max_minutes=30, patience=3)
     response = scene.post(old, "resume", changes)
     assert response.status_code == status, response.text
-    assert status == 202 or "left to train" in response.json()["detail"]
+    if status == 409:
+        assert "left to train" in response.json()["detail"]
+        assert response.json()["remedy"] == {
+            "max_minutes": "Send max_minutes above 30.0, or null for no limit.", "patience": "Send patience above 3, or null for no limit.",
+        }.get(stop_reason or "", "Send more epochs than 10.")
 
 
 @pytest.mark.parametrize(("changes", "pointer"), [

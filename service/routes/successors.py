@@ -25,18 +25,16 @@ def resume(job: ExistingJob, parts: AllParts, changes: Changes = None, idempoten
     """A new job that goes on from the newest checkpoint of one that has ended; its epochs are counted on.
 
     409 while the job is queued or running, where it has left no checkpoint, and where nothing is left to train: a job that has succeeded
-    needs more epochs, or what ended it early changed. What the checkpoint was made with (network, data, batch_size, ...) cannot change.
+    needs more epochs, or more of the patience or the minutes that ended it. What the checkpoint was made with (network, data,
+    batch_size, ...) cannot change.
     """
     before = TrainConfig.parse(job.config)
     config = before.resumed(_changed(job, changes or {}).model_dump(mode="json"))
 
     def check() -> None:
         _check_resumable(job, parts)
-        if job.state is JobState.SUCCEEDED and not _leaves_something(job, before, config):
-            raise Conflict(
-                f"Expected something that is left to train. Received: {job.id}, which has succeeded after all it was to train.",
-                remedy=f"Send more epochs than {before.epochs}, such as {{\"epochs\": {2 * before.epochs}}}.",
-            )
+        if job.state is JobState.SUCCEEDED:
+            _check_something_is_left(job, before, config)
 
     return accept(config, parts, kind=job.kind, key=idempotency_key, resumed_from=job.id, check=check)
 
@@ -76,11 +74,13 @@ def _check_resumable(job: Job, parts: Parts) -> None:
         )
 
 
-def _leaves_something(job: Job, before: TrainConfig, now: TrainConfig) -> bool:
-    """Whether a job that has succeeded would train on with the config `now`."""
+def _check_something_is_left(job: Job, before: TrainConfig, now: TrainConfig) -> None:
+    """Of a job that has succeeded what ended it must be put off: the checkpoint has counted epochs, patience and minutes."""
     match (job.result or {}).get("stop_reason"):
-        case "max_minutes" if now.max_minutes != before.max_minutes:
-            return True
-        case "patience" if now.patience is None or now.patience > (before.patience or 0):
-            return True
-    return now.epochs > before.epochs
+        case "patience" | "max_minutes" as field:
+            limit, wanted = getattr(before, field), getattr(now, field)
+            is_left, way_on = None in (wanted, limit) or wanted > limit, f"Send {field} above {limit}, or null for no limit."
+        case _:
+            is_left, way_on = now.epochs > before.epochs, f"Send more epochs than {before.epochs}."
+    if not is_left:
+        raise Conflict(f"Expected something that is left to train. Received: {job.id}, which has come to its end.", remedy=way_on)
