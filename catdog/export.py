@@ -84,10 +84,12 @@ def with_head(graph: Path, head: nn.Linear, path: Path) -> None:
 
 def package(
     folder: Path, *, classifier: Classifier, graph: Path, golden: Sequence[Path], preprocess: Preprocess, facts: dict[str, Any],
+    plots: Sequence[Path] = (),
 ) -> str:
     """Build the model package at `folder` and return its digest (sha256 of package.json).
 
-    `golden` are pictures of the validation split; `facts` is what else package.json shall say (labels, metrics, pictures, config).
+    `golden` are pictures of the validation split; `facts` is what else package.json shall say (labels, metrics, pictures, config);
+    `plots` are pictures of the training.
 
     Raises:
         ExportMismatch: the graph's logits differ from the trained network's on the golden pictures.
@@ -102,6 +104,9 @@ def package(
         share_as_folder(unfinished / "weights.safetensors")
         _write_golden(unfinished / "golden", golden, classifier, preprocess)
         _write_card(unfinished / "CARD.md", facts)
+        (unfinished / "plots").mkdir()
+        for plot in plots:
+            shutil.copyfile(plot, unfinished / "plots" / plot.name)
         files = {str(path.relative_to(unfinished)): sha256_of(path) for path in sorted(unfinished.rglob("*")) if path.is_file()}
         manifest = facts | {"format": FORMAT, "preprocess": preprocess.to_dict(), "versions": versions(), "files": files}
         manifest["parity"] = {"golden_pictures": len(golden), "tolerance": TOLERANCE}
@@ -152,14 +157,16 @@ def _check_parity(folder: Path) -> None:
 def _write_card(path: Path, facts: dict[str, Any]) -> None:
     config, metrics, pictures = facts["config"], facts["metrics"], facts["pictures"]
     splits = "\n".join(
-        f"| {split} | {values['images']} | {values['accuracy']:.4f} | {values['balanced_accuracy']:.4f} | {values['loss']:.4f} |"
+        f"| {split} | {values['images']} | {values['accuracy']:.4f} | {values['balanced_accuracy']:.4f} | {values['loss']:.4f} "
+        f"| {_shown(values['auroc'])} | {values['ece']:.4f} | {values['brier']:.4f} |"
         for split, values in metrics.items()
     )
     path.write_text(
         f"# {config['model']}: {', '.join(facts['labels'])}\n\n"
         f"Answers photographs with one of {len(facts['labels'])} labels. "
         "It knows nothing else: a picture of neither still gets a label.\n\n"
-        f"| split | images | accuracy | balanced accuracy | loss ({config['loss']}) |\n|---|---|---|---|---|\n{splits}\n\n"
+        f"| split | images | accuracy | balanced accuracy | loss ({config['loss']}) | AUROC | calibration error | Brier score |\n"
+        f"|---|---|---|---|---|---|---|---|\n{splits}\n\n"
         f"{_by_label(facts)}\n\n"
         "Precision is 0 where no picture got the label.\n\n"
         f"Trained on {pictures['images']['train']} pictures of data set {config['dataset']} "
@@ -168,6 +175,10 @@ def _write_card(path: Path, facts: dict[str, Any]) -> None:
         f"Started from {config['weights']} weights ({facts['licence']}); trained: {config['trainable']}.\n"
         "Calibrated: no. The confidence is the plain softmax.\n"
     )
+
+
+def _shown(figure: float | None) -> str:
+    return "" if figure is None else f"{figure:.4f}"
 
 
 def _by_label(facts: dict[str, Any]) -> str:

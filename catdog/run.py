@@ -323,7 +323,7 @@ def packaging(prepared: Prepared) -> str:
     golden = [records[turn] for turn in range(export.GOLDEN_PICTURES) for records in by_label if turn < len(records)]
     digest = export.package(
         folder / "package", classifier=prepared.classifier, graph=graph, preprocess=prepared.preprocess, facts=facts,
-        golden=[dataset.path(record) for record in golden[: export.GOLDEN_PICTURES]],
+        golden=[dataset.path(record) for record in golden[: export.GOLDEN_PICTURES]], plots=sorted((folder / "artifacts").glob("*.svg")),
     )
     graph.unlink()
     return digest

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from catdog import catalogue, loop, losses, run
+from catdog import catalogue, loaders, loop, losses, optimizers, run
 from catdog.cache import Cache
 from catdog.config import TrainConfig
 from catdog.datasets import Dataset
@@ -83,6 +83,42 @@ def test_what_is_measured_and_used_of_each_label_stands_in_every_place(finished:
     assert best["val_balanced_accuracy"] == pytest.approx(metrics["val"]["balanced_accuracy"])
     assert best["val_recall"] == pytest.approx([one["recall"] for one in metrics["val"]["by_label"].values()], abs=1e-4)
     assert "pictures: train " in finished.printed
+
+
+def test_what_came_of_it_is_drawn_and_goes_into_the_package(finished: Finished) -> None:
+    metrics = json.loads((finished.run / "metrics.json").read_text())
+    assert metrics["stop_reason"] == "epochs"
+    assert sum(map(sum, metrics["test"]["confusion"])) == metrics["test"]["images"] == sum(one["images"] for one in metrics["test"]["bins"])
+    for name in ("confusion.svg", "curves.svg", "reliability.svg"):
+        assert (finished.run / "package" / "plots" / name).read_bytes() == (finished.run / "artifacts" / name).read_bytes()
+    assert f"| {metrics['test']['ece']:.4f} | {metrics['test']['brier']:.4f} |" in (finished.run / "package" / "CARD.md").read_text()
+
+
+def test_each_epoch_measures_a_part_of_train_as_it_measures_val(finished: Finished) -> None:
+    dataset = Dataset.open(finished.settings.datasets / TrainConfig.read(finished.run).dataset)
+    prepared = run.prepare(finished.run, finished.settings)
+    assert len(prepared.records["train_eval"]) == sum(dataset.counts["val"].values())
+    assert {record.sha256 for record in prepared.records["train_eval"]} <= {record.sha256 for record in prepared.records["train"]}
+    assert prepared.seen("train").augment == "default" and prepared.seen("train_eval").augment == prepared.seen("val").augment == "none"
+    assert all("train_eval_loss" in epoch and "val_auroc" in epoch for epoch in history(finished.run))
+
+
+def test_a_frozen_backbone_is_run_once_over_each_view_and_the_epochs_take_turns(other: Finished) -> None:
+    prepared = run.prepare(other.run, other.settings)
+    config = prepared.config.model_copy(update={"trainable": "head", "augment": "light", "views": 3, "balance": "natural"})
+    optimizers.freeze(prepared.classifier, "head")
+    frozen = replace(prepared, config=config)
+    assert frozen.frozen
+    said = list(run.features(frozen))
+    assert said[-1].kind == "step"
+    train, val = frozen.split("train"), frozen.split("val")
+    everything = range(len(train))
+    views = [train.fetch(everything, epoch) for epoch in range(4)]
+    assert not torch.equal(views[0], views[1]) and not torch.equal(views[1], views[2]) and torch.equal(views[0], views[3])
+    assert torch.equal(val.fetch([0, 1], 0), val.fetch([0, 1], 1))
+    pixels = loaders.pixels(frozen.seen("train"), threads=1).fetch([2], 1)
+    with torch.no_grad():
+        torch.testing.assert_close(views[1][2:3], frozen.classifier.eval().features(pixels), rtol=1e-3, atol=1e-4)
 
 
 @pytest.fixture
