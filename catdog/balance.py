@@ -54,6 +54,11 @@ def check(config: TrainConfig, counts: Mapping[str, Mapping[str, int]]) -> None:
             f"batch_size: expected at most the {images} pictures that are trained on. Received: {config.batch_size}.",
             field="batch_size", remedy=f"Set batch_size to {images} or less, or leave it out.",
         )
+    if 2 * config.devices > images > 0 and config.devices > 1:
+        raise BadConfig(
+            f"devices: expected at most {images // 2} for {images} pictures that are trained on. Received: {config.devices}.",
+            field="devices",
+        )
     for split, by_label in counts.items():
         wanted, field, there = _wanted(config, split), f"n_{split}", sum(by_label.values())
         if wanted is not None and wanted > there:

@@ -31,6 +31,8 @@ from catdog import device
 from catdog.errors import CorruptCheckpoint
 from catdog.files import link_or_copy, sha256_of, share_as_folder, sync_folder, write_atomically
 
+_OF = "@"
+"""Between a parameter's name and what is remembered of it."""
 _FILES = ("weights.safetensors", "optimizer.safetensors", "state.json")
 
 
@@ -63,7 +65,7 @@ def save(
     save_file(_contiguous(network.state_dict()), path / "weights.safetensors")
     if average is not None:
         save_file(_contiguous(average.state_dict()), path / "average.safetensors")
-    save_file(_contiguous(_optimizer_tensors(optimizer)), path / "optimizer.safetensors")
+    save_file(_contiguous(_moments(network, optimizer) | device.random_state()), path / "optimizer.safetensors")
     (path / "state.json").write_text(json.dumps(state, indent=1))
     files = sorted(path.iterdir())
     for one in files:
@@ -99,7 +101,8 @@ def latest(folder: Path, *, fence: int) -> Checkpoint | None:
             return load(path)
         except CorruptCheckpoint:
             if _fence(path) <= fence:  # a later attempt's may only be unfinished
-                path.rename(path.with_name(f"{path.name}.corrupt"))
+                with contextlib.suppress(FileNotFoundError):  # another rank has done it
+                    path.rename(path.with_name(f"{path.name}.corrupt"))
     return None
 
 
@@ -160,14 +163,18 @@ def restore(checkpoint: Checkpoint, *, network: nn.Module, optimizer: Optimizer,
         average.load_state_dict(checkpoint.weights())
     tensors = load_file(checkpoint.folder / "optimizer.safetensors")
     device.restore_random_state({name: tensors.pop(name) for name in list(tensors) if name.startswith("random.")})
+    names = {id(parameter): name for name, parameter in network.named_parameters()}
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     moments: dict[int, dict[str, Tensor]] = {}
-    for name, tensor in tensors.items():
-        position, moment = name.split(".", 1)
-        parameter = parameters[int(position)]
-        # A moment lies in memory as its parameter does (channels last): the fused optimizers go through both in step.
-        lying = torch.empty_like(parameter, dtype=tensor.dtype).copy_(tensor) if tensor.shape == parameter.shape else tensor
-        moments.setdefault(int(position), {})[moment] = lying
+    for position, parameter in enumerate(parameters):
+        prefix = f"{names[id(parameter)]}{_OF}"
+        for name in [name for name in tensors if name.startswith(prefix)]:
+            tensor = tensors[name]
+            if tensor.ndim and tensor.shape != parameter.shape:
+                raise CorruptCheckpoint(f"Expected {name} of shape {tuple(parameter.shape)}. Received: {tuple(tensor.shape)}.")
+            # A moment lies in memory as its parameter does (channels last): the fused optimizers go through both in step.
+            lying = torch.empty_like(parameter, dtype=tensor.dtype).copy_(tensor) if tensor.ndim else tensor
+            moments.setdefault(position, {})[name.removeprefix(prefix)] = lying
     optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
@@ -201,12 +208,13 @@ def _fence(path: Path) -> int:
     return int(path.parent.name)
 
 
-def _optimizer_tensors(optimizer: Optimizer) -> dict[str, Tensor]:
-    state = optimizer.state_dict()["state"]
-    tensors = {
-        f"{position}.{moment}": value for position, moments in state.items() for moment, value in moments.items() if value is not None
+def _moments(network: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]:
+    """What the optimizer remembers, by the names of parameters: their order is that of learning rates, which a resumed run may change."""
+    names = {id(parameter): name for name, parameter in network.named_parameters()}
+    return {
+        f"{names[id(parameter)]}{_OF}{moment}": value
+        for parameter, moments in optimizer.state.items() for moment, value in moments.items() if value is not None
     }
-    return tensors | device.random_state()
 
 
 def _contiguous(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

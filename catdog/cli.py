@@ -168,7 +168,10 @@ def train(
 
     checked()  # refused before any picture is copied
     config = checked(dataset=_dataset(data_source, settings, _labelling(labels)))
-    _check_same_run(run_folder, config)
+    if find_rate or compare_devices:
+        run_folder /= "probe"  # the run's own config is still open
+    else:
+        _check_same_run(run_folder, config)
     config.write(run_folder)
     wait_passively()
     from catdog import run as phases  # torch is imported here, when everything that needs no torch has been checked
@@ -367,11 +370,11 @@ def rank(
         prepared.enter("training")
         with ranks.join(prepared.device.name) as joined:
             if joined.is_first:
-                yield from phases.share(prepared, fence=fence, ranks=joined)
+                yield from phases.train_as(joined, prepared, fence=fence)
             else:
                 # The first stops for all: it is the one that saves. Who is left without it ends by that.
                 signal.signal(signal.SIGTERM, signal.SIG_IGN)
-                for _ in phases.share(prepared, fence=fence, ranks=joined):
+                for _ in phases.train_as(joined, prepared, fence=fence):
                     pass
 
     _speak(steps)

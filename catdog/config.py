@@ -13,6 +13,8 @@ from catdog.images import Geometry
 DATASET_ID = r"^ds_[0-9a-f]{32}$"
 BATCH_SIZE = 32
 """Where a config leaves it open."""
+AND = " and "
+"""Between the fields of a config that have ended a training, in its stop_reason."""
 Glob = Annotated[str, Field(min_length=1, max_length=200)]
 REMAINS = (
     "dataset", "model", "weights", "trainable", "image_size", "geometry", "augment", "views", "balance", "n_train", "n_val", "n_test",
@@ -203,7 +205,7 @@ class TrainConfig(BaseModel):
         Raises:
             BadConfig: a field of REMAINS would change, or the result cannot work.
         """
-        config = TrainConfig.parse(self.model_dump(mode="json") | changes)
+        config = self.changed(changes)
         for field in REMAINS:
             before, now = getattr(self, field), getattr(config, field)
             if before != now:
@@ -212,6 +214,24 @@ class TrainConfig(BaseModel):
                     remedy=f"Leave {field} out, or start a new training.",
                 )
         return config
+
+    def changed(self, changes: dict[str, Any]) -> "TrainConfig":
+        """The same with other fields: null for a field's default, and what was derived from the network or its part is derived anew.
+
+        A `publish` that says one of its fields leaves the other as it was.
+
+        Raises:
+            BadConfig: the result cannot work.
+        """
+        fields = self.model_dump(mode="json")
+        if isinstance(publish := changes.get("publish"), dict):
+            changes = changes | {"publish": fields["publish"] | publish}
+        derived = [
+            name for name, field in type(self).model_fields.items()
+            if field.default_factory_takes_validated_data and field.default_factory(fields) == fields[name]  # type: ignore[call-arg, misc]
+        ]
+        merged = {name: value for name, value in fields.items() if name not in derived} | changes
+        return TrainConfig.parse({name: value for name, value in merged.items() if value is not None})
 
     @classmethod
     def parse(cls, fields: Any) -> "TrainConfig":

@@ -93,6 +93,7 @@ def choose(wanted: str, settings: Settings) -> Device:
     torch.set_num_threads(threads)
     torch.backends.cudnn.benchmark = False
     torch.backends.cudnn.deterministic = True
+    torch.backends.cudnn.allow_tf32 = False  # else float32 on a GPU is not what the golden logits are compared in
     looks = wanted != "cpu" and settings.device != "cpu"
     return decide(wanted, settings, find() if looks else Lack("nobody looked for a GPU"), threads=threads)
 
@@ -261,16 +262,16 @@ def compiled(network: "nn.Module", *, wanted: bool) -> "Callable[[Tensor], Tenso
     """The network's forward, translated by torch.compile if that is wanted.
 
     Raises:
-        BadConfig: it is wanted, and there is no C compiler, without which torch.compile can do nothing, for a GPU neither.
+        BadConfig: it is wanted, and there is no C++ compiler, without which torch.compile can do nothing, for a GPU neither.
     """
     if not wanted:
         return network
     import torch
 
-    if not any(shutil.which(name) for name in ("cc", "gcc", "clang")):
+    if not any(shutil.which(name) for name in ("c++", "g++", "clang++")):
         raise BadConfig(
-            "compile=true needs a C compiler on the worker. Received: none.",
-            field="compile", remedy="Set compile to false, or install gcc.",
+            "compile=true needs a C++ compiler on the worker. Received: none.",
+            field="compile", remedy="Set compile to false, or install g++.",
         )
     forward: Callable[[Tensor], Tensor] = torch.compile(network)
     return forward

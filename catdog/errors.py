@@ -38,7 +38,7 @@ FAILURES: dict[str, str] = {
     "dataset_changed": "Import the data set again and start a new job on it.",
     "doctor": "Read the findings of the job; each names its culprit and its remedy.",
     "non_finite_loss": "Lower learning_rate; look for broken pictures in the data set.",
-    "out_of_memory": "Lower batch_size or image_size.",
+    "out_of_memory": "Lower micro_batch, batch_size or image_size.",
     "disk_full": "Free disk space where the runs are kept and start the job again.",
     "device_error": "Look at the GPU's driver and log; set device to cpu to go on without it.",
     "time_limit": "Raise CATDOG_TIME_LIMIT_SECONDS, or train for fewer epochs.",

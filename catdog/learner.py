@@ -39,8 +39,10 @@ class Learner:
     """Keeps float16's small gradients from vanishing; in other precisions it does nothing."""
     average: AveragedModel | None
     """The moving average of the weights (torch's own), where the config wants one."""
+    shared: nn.Module = field(init=False)
+    """The network as the ranks share it: torch's DistributedDataParallel, or itself."""
     forward: Callable[[Tensor], Tensor] = field(init=False)
-    """The network as a step calls it: shared between ranks, compiled."""
+    """The same as a step calls it: compiled, or as it is."""
 
     @classmethod
     def build(
@@ -64,7 +66,7 @@ class Learner:
             scaler=GradScaler(device, enabled=precision is torch.float16),
             average=_average(network, config.ema),
         )
-        learner.begin(head_only=config.head_epochs > 0)
+        learner._share()
         return learner
 
     @property
@@ -80,12 +82,18 @@ class Learner:
         """What the optimizer moves."""
         return [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
 
-    def begin(self, *, head_only: bool) -> None:
-        """Before an epoch: train the head alone, or all that shall be trained."""
-        for group in self.optimizer.param_groups:
-            for parameter in group["params"]:
-                parameter.requires_grad_(group["is_head"] or not head_only)
-        self.forward = devices.compiled(self.ranks.parallel(self.network), wanted=self.config.compile)
+    def train_head_only(self, wanted: bool) -> None:
+        """Before an epoch: let the head alone be trained, or all that shall be."""
+        backbone = [one for group in self.optimizer.param_groups if not group["is_head"] for one in group["params"]]
+        if all(parameter.requires_grad is not wanted for parameter in backbone):
+            return
+        for parameter in backbone:
+            parameter.requires_grad_(not wanted)
+        self._share()  # torch notes then which gradients there will be
+
+    def _share(self) -> None:
+        self.shared = self.ranks.parallel(self.network)
+        self.forward = devices.compiled(self.shared, wanted=self.config.compile)
 
     def set_rate(self, rate: float) -> None:
         """Give each group its learning rate, of which `rate` is the head's."""

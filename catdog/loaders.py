@@ -32,8 +32,9 @@ CHUNK = 8
 """Images that one thread decodes and computes at a time: enough to amortise a call, few enough to share evenly."""
 AHEAD = 2
 """Batches that are fetched while the caller works on one: one that is ready, one in the making."""
-REPEAT = 1_000_000
-"""What a picture's second, third, ... draw in one epoch adds to the number of its look: more than there are epochs."""
+REPEAT = 1_000_003
+"""What a picture's second, third, ... draw in one epoch adds to the number of its look: more than there are epochs, and a prime, so that
+it is another of a few views too."""
 
 _T = TypeVar("_T")
 _R = TypeVar("_R")
@@ -52,6 +53,11 @@ class Split:
 
     def __len__(self) -> int:
         return len(self.targets)
+
+    def part(self, positions: Sequence[int]) -> "Split":
+        """Only the images at these positions."""
+        names = [self.names[position] for position in positions] if self.names else ()
+        return Split(self.targets[list(positions)], lambda own, epoch: self.fetch([positions[one] for one in own], epoch), names)
 
     def plan(self, batch_size: int, order: Sequence[int] | None = None, *, ranks: int = 1) -> list[list[int]]:
         """The positions of each batch, in `order` (default: as it lies).

@@ -12,10 +12,9 @@ reports, and stops it by closing the generator: the state of the last finished s
 
 import time
 from collections.abc import Generator, Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -29,68 +28,15 @@ from catdog.labels import listed
 from catdog.learner import Learner
 from catdog.loaders import Split, Splits, shuffled
 from catdog.losses import Loss
-from catdog.metrics import Answers, Measures, Tally, is_better
+from catdog.metrics import Answers, Measures, Tally
 from catdog.mixing import mix
 from catdog.progress import Progress
 from catdog.ranks import ALONE, Ranks
 from catdog.schedules import learning_rate
+from catdog.state import State
 
 MAX_HALVINGS = 3
 """Of the micro-batch, where memory runs out."""
-
-
-@dataclass(slots=True)
-class State:
-    """Where the loop is. Together with weights, optimiser and random generators it is all that a resume needs."""
-
-    epoch: int = 0
-    """Finished epochs."""
-    batch: int = 0
-    """Finished batches of the epoch under way."""
-    step: int = 0
-    """Optimizer steps so far."""
-    tally: Tally = field(default_factory=Tally)
-    """Training loss and accuracy of the epoch under way."""
-    best_epoch: int = 0
-    best_step: int = 0
-    best_value: float | None = None
-    """Of the best epoch the measure of val that the config calls best_by."""
-    waiting_value: float | None = None
-    """The same of the last epoch that was better by min_delta."""
-    waited: int = 0
-    """Epochs since."""
-    seconds: float = 0.0
-    """Spent on training, all attempts together."""
-    micro_batch: int = 0
-    """Images that fit into memory at once; 0: as the config says."""
-    halvings: int = 0
-    """How often memory has run out."""
-    scaler: dict[str, Any] = field(default_factory=dict)
-
-    @classmethod
-    def from_dict(cls, fields: dict[str, Any]) -> Self:
-        """Read what `asdict` wrote into a checkpoint."""
-        return cls(**fields | {"tally": Tally(**fields["tally"])})
-
-    def stop_reason(self, config: TrainConfig) -> str | None:
-        """Why there is no further epoch: epochs, patience or max_minutes; None: there is."""
-        if self.epoch >= config.epochs:
-            return "epochs"
-        if config.patience is not None and self.waited >= config.patience:
-            return "patience"
-        return "max_minutes" if self.epoch and not self.batch and self.is_out_of_time(config) else None
-
-    def is_out_of_time(self, config: TrainConfig) -> bool:
-        """Whether the budget is used up."""
-        return config.max_minutes is not None and self.seconds >= 60 * config.max_minutes
-
-    def note(self, val: Measures, config: TrainConfig) -> None:
-        """Finish an epoch; keep it as the best so far if it is."""
-        self.epoch, self.batch, self.waited, value = self.epoch + 1, 0, self.waited + 1, val.by(config.best_by)
-        if is_better(config.best_by, value, self.best_value):
-            self.best_value, self.best_epoch, self.best_step = value, self.epoch, self.step
-        if is_better(config.best_by, value, self.waiting_value, by=config.min_delta):
-            self.waiting_value, self.waited = value, 0
 
 
 def train(
@@ -138,7 +84,7 @@ def train(
     # 3. epochs
     try:
         while state.stop_reason(config) is None:
-            learner.begin(head_only=state.epoch < config.head_epochs)
+            learner.train_head_only(state.epoch < config.head_epochs)
             began, done = time.monotonic(), state.step
             plan = splits.train.plan(batch_size, order_of(splits.train, config, epoch=state.epoch), ranks=ranks.size)
             said = Progress("step", phase="training", epoch=state.epoch + 1, epochs=config.epochs, step=state.step, steps=steps)
@@ -154,7 +100,8 @@ def train(
                 ))
                 if state.is_out_of_time(config):
                     break
-                if time.monotonic() - saved_at > 60 * config.save_minutes or state.step % (config.save_steps or steps) == 0:
+                is_due = time.monotonic() - saved_at > 60 * config.save_minutes or state.step % (config.save_steps or steps) == 0
+                if is_due and state.batch < len(plan):  # the end of the epoch has a checkpoint of its own
                     yield from save()
 
             # 4. evaluate, and keep the best
@@ -194,12 +141,14 @@ def train_step(learner: Learner, inputs: Tensor, target: Tensor, *, images: int,
     """
     learner.optimizer.zero_grad(set_to_none=True)
     optimizers.set_training(learner.network)
+    learner.ranks.reseed(learner.config.seed, state.step)
     mixed = mix(inputs, target, learner.config, step=state.step)
     pieces, seen = _pieces(learner, images, state), []
     for number, part in enumerate(torch.arange(len(target)).tensor_split(pieces), 1):
-        with learner.ranks.waiting(learner.forward, is_last=number == pieces), learner.autocast():
-            logits = learner.forward(mixed.inputs[part])
-            losses, weighted = learner.losses_of(logits, [(wanted[part], share) for wanted, share in mixed.parts])
+        with learner.ranks.no_sync(learner.shared, is_last=number == pieces):
+            with learner.autocast():
+                logits = learner.forward(mixed.inputs[part])
+                losses, weighted = learner.losses_of(logits, [(wanted[part], share) for wanted, share in mixed.parts])
             mean = weighted.sum() / images
             if not torch.isfinite(learner.ranks.sum(mean.detach().clone())):
                 raise NonFiniteLoss(f"Expected a finite loss at step {state.step}. Received: {mean.item()}.", step=state.step)
@@ -209,13 +158,15 @@ def train_step(learner: Learner, inputs: Tensor, target: Tensor, *, images: int,
     learner.scaler.unscale_(learner.optimizer)
     gradients = [parameter.grad for parameter in learner.parameters if parameter.grad is not None]
     length = get_total_norm(gradients)
-    if not (torch.isfinite(length) or learner.scaler.is_enabled()):  # float16's scaler looks itself, and leaves such a step out
+    # float16's scaler leaves such a step out and scales less from then on; below 1 it is not the scale that makes it overflow.
+    scale = learner.scaler.get_scale()
+    if not torch.isfinite(length) and scale <= 1:
         raise NonFiniteLoss(f"Expected a finite gradient at step {state.step}. Received: one of norm {length.item()}.", step=state.step)
     if learner.config.clip_norm is not None:
         clip_grads_with_norm_(learner.parameters, learner.config.clip_norm, length)
     learner.scaler.step(learner.optimizer)
     learner.scaler.update()
-    if learner.average is not None:
+    if learner.average is not None and learner.scaler.get_scale() >= scale:
         learner.average.update_parameters(learner.network)
     losses, logits = (torch.cat(parts) for parts in zip(*seen, strict=True))
     state.tally.add(*(learner.ranks.gather(part, whole=images) for part in (losses, logits, target)))
@@ -225,10 +176,10 @@ def train_step(learner: Learner, inputs: Tensor, target: Tensor, *, images: int,
 
 @torch.no_grad()
 def evaluate(
-    network: nn.Module, split: Split, *, loss: Loss, batch_size: int, device: str = "cpu", precision: torch.dtype = torch.float32,
-    ranks: Ranks = ALONE, said: Progress | None = None,
+    network: nn.Module, split: Split, *, loss: Loss, batch_size: int, device: str = "cpu", ranks: Ranks = ALONE,
+    said: Progress | None = None,
 ) -> Generator[Progress, None, Answers]:
-    """Return what a network answers to a whole split in evaluation mode; it is left in the mode it came in.
+    """Return what a network answers to a whole split, in evaluation mode and in its weights' own precision, as it will be served.
 
     Yields a sign of life after every batch: `said` again, or a step of the phase `testing`.
     """
@@ -238,9 +189,8 @@ def evaluate(
     answers: list[tuple[Tensor, Tensor, Tensor]] = []
     done = 0
     for inputs, target in split.batches(split.plan(batch_size, ranks.share(range(len(split))))):
-        with torch.autocast(device, dtype=precision, enabled=precision is not torch.float32):
-            logits, there = network(inputs.to(device, non_blocking=True)), target.to(device, non_blocking=True)
-            answers.append((loss(logits, there).double(), logits, there))
+        logits, there = network(inputs.to(device, non_blocking=True)), target.to(device, non_blocking=True)
+        answers.append((loss(logits, there).double(), logits, there))
         done += len(target) * ranks.size
         yield said or Progress("step", phase="testing", step=min(done, len(split)), steps=len(split))
     network.train(training)
@@ -266,7 +216,8 @@ def _resumed(learner: Learner, folder: Path, *, fence: int) -> State:
     checkpoints.restore(
         found, network=learner.network, average=learner.average and learner.average.module, optimizer=learner.optimizer,
     )
-    learner.scaler.load_state_dict(state.scaler)
+    if state.scaler and learner.scaler.is_enabled():  # the precision may be another one now
+        learner.scaler.load_state_dict(state.scaler)
     if learner.average is not None:
         learner.average.n_averaged.fill_(state.step)
     return state
@@ -289,10 +240,13 @@ def _step_that_fits(
             return train_step(learner, inputs, target, images=len(batch), state=state)
         except NonFiniteLoss as error:
             names = [split.names[position] for position in batch] if split.names else []
-            raise replay.explained(error, learner, inputs, target, names=names, random_state=before, folder=folder.parent) from error
+            if learner.ranks.size > 1:  # a replay would wait for ranks that have left
+                raise
+            mixed = mix(inputs, target, learner.config, step=state.step)
+            raise replay.explained(error, learner, mixed, names=names, random_state=before, folder=folder.parent) from error
         except RuntimeError as error:
             size = -(-len(target) // _pieces(learner, len(batch), state))
-            if not devices.is_out_of_memory(error) or size == 1 or state.halvings == MAX_HALVINGS or learner.ranks.size > 1:
+            if not devices.is_out_of_memory(error) or size < 4 or state.halvings == MAX_HALVINGS or learner.ranks.size > 1:
                 raise
         # Here, behind the except, the failed step's tensors are let go. What it did to batch statistics stays: a step's worth.
         state.micro_batch, state.halvings = -(-size // 2), state.halvings + 1
@@ -303,9 +257,13 @@ def _step_that_fits(
 
 
 def _pieces(learner: Learner, images: int, state: State) -> int:
-    """In how many micro-batches a batch goes through; ranks with a smaller share make as many."""
-    share = -(-images // learner.ranks.size)
-    return -(-share // (state.micro_batch or learner.config.micro_batch or share))
+    """In how many micro-batches a batch goes through; ranks with a smaller share make as many.
+
+    Only where single images were asked for has one of them less than two: batch normalisation cannot take one.
+    """
+    share, asked = -(-images // learner.ranks.size), learner.config.micro_batch
+    most = min(state.micro_batch or share, asked or share)
+    return -(-share // most) if most == 1 else max(1, min(-(-share // most), images // learner.ranks.size // 2))
 
 
 def _measured(learner: Learner, split: Split, said: Progress) -> Generator[Progress, None, Measures]:
@@ -316,7 +274,7 @@ def _measured(learner: Learner, split: Split, said: Progress) -> Generator[Progr
     """
     answers = yield from evaluate(
         learner.judged, split, loss=learner.plain_loss, batch_size=learner.config.batch_size or BATCH_SIZE, device=learner.device,
-        precision=learner.precision, ranks=learner.ranks, said=said,
+        ranks=learner.ranks, said=said,
     )
     if broken := answers.non_finite:
         names = listed([split.names[position] if split.names else f"image {position}" for position in broken])

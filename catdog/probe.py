@@ -15,6 +15,7 @@ from catdog.errors import BadInput, NonFiniteLoss
 from catdog.learner import Learner
 from catdog.loaders import Split
 from catdog.ranks import ALONE
+from catdog.state import State
 
 LOWEST, HIGHEST = 1e-6, 1.0
 """Learning rates that the range test goes through."""
@@ -45,7 +46,7 @@ def range_test(network: nn.Module, split: Split, config: TrainConfig, *, labels:
     Yields what is known after every step; the last is the answer.
     """
     learner = Learner.build(copy.deepcopy(network), config, targets=split.targets, labels=labels, device=device, ranks=ALONE)
-    rates, losses, mean, state = [], [], 0.0, loop.State()
+    rates, losses, mean, state = [], [], 0.0, State()
     for number, (inputs, target) in enumerate(_endless(split, config, steps=STEPS)):
         rate = LOWEST * (HIGHEST / LOWEST) ** (number / (STEPS - 1))
         learner.set_rate(rate)

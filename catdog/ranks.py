@@ -1,7 +1,8 @@
 """Ranks, join, spread, ALONE: the processes that share one training. torch.distributed does the work; torchrun starts them.
 
 Every rank has the whole network and takes its share of each batch; the gradients are those of the whole batch, so that n processes take
-the step that one would. A batch statistic (BatchNorm) is over a rank's own share on the CPU; on GPUs it is over the whole batch.
+the step that one would. But for two things: mixup and CutMix pair the images of a share, and a batch statistic (BatchNorm) is over a
+rank's own share on the CPU; on GPUs it is over the whole batch.
 """
 
 import subprocess
@@ -21,7 +22,7 @@ from catdog import process
 from catdog.errors import RankFailed
 from catdog.progress import Progress
 
-PATIENCE = timedelta(minutes=30)
+TIMEOUT = timedelta(minutes=30)
 """How long a rank waits for the others before it gives up: longer than any validation of the first rank's alone may take."""
 
 STOP_SECONDS = 15.0
@@ -52,18 +53,23 @@ class Ranks:
             return network
         return DistributedDataParallel(network)
 
-    def waiting(self, network: Callable[[Tensor], Tensor], *, is_last: bool) -> AbstractContextManager[None]:
+    def no_sync(self, network: Callable[[Tensor], Tensor], *, is_last: bool) -> AbstractContextManager[None]:
         """Where gradients of several backward passes are summed, only the last one's is a matter of all ranks."""
         if is_last or not isinstance(network, DistributedDataParallel):
             return nullcontext()
-        waiting: AbstractContextManager[None] = network.no_sync()
-        return waiting
+        alone: AbstractContextManager[None] = network.no_sync()
+        return alone
 
     def align(self, network: nn.Module) -> None:
         """Give everybody the first rank's buffers: the running statistics that an evaluation goes by."""
         if self.size > 1:
             for buffer in network.buffers():
                 distributed.broadcast(buffer, 0)
+
+    def reseed(self, seed: int, step: int) -> None:
+        """Let every rank of several drop other things out in each step, whether the run was resumed or not."""
+        if self.size > 1:
+            torch.manual_seed((seed * 1_000_003 + step) * self.size + self.rank)
 
     def sum(self, own: Tensor) -> Tensor:
         """The sum over the ranks of a number."""
@@ -96,9 +102,8 @@ ALONE = Ranks()
 @contextmanager
 def join(device: str) -> Iterator[Ranks]:
     """Join the ranks that torchrun has started; by its environment each knows its number and where the others are."""
-    distributed.init_process_group(devices.take_own_gpu(device), timeout=PATIENCE)
+    distributed.init_process_group(devices.take_own_gpu(device), timeout=TIMEOUT)
     ranks = Ranks(distributed.get_rank(), distributed.get_world_size())
-    torch.manual_seed(torch.initial_seed() + ranks.rank)  # every rank drops other things out
     torch.set_num_threads(max(1, torch.get_num_threads() // ranks.size))
     try:
         yield ranks
@@ -120,9 +125,9 @@ def spread(command: Sequence[str], *, size: int) -> Generator[Progress]:
     try:
         for line in child.stdout or ():
             progress = Progress.from_json(line)
-            failed = progress if progress.kind == "failed" else None
-            if failed is None:
+            if progress.kind != "failed":
                 yield progress
+            failed = failed or (progress if progress.kind == "failed" else None)  # those after the first die of its end
         if failed is not None:
             raise RankFailed(failed.message or "", code=failed.code or "internal", remedy=failed.remedy)
         if child.wait() != 0:

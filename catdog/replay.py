@@ -17,28 +17,28 @@ from catdog.errors import NonFiniteLoss
 from catdog.files import share_as_folder, write_atomically
 from catdog.labels import listed
 from catdog.learner import Learner
+from catdog.mixing import Mixed
 
 EVIDENCE = "non_finite"
 """The folder in a run folder that keeps the batch after which a number was not finite."""
 
 
 def explained(
-    error: NonFiniteLoss, learner: Learner, inputs: Tensor, target: Tensor, *, names: Sequence[str],
-    random_state: Mapping[str, Tensor], folder: Path,
+    error: NonFiniteLoss, learner: Learner, batch: Mixed, *, names: Sequence[str], random_state: Mapping[str, Tensor], folder: Path,
 ) -> NonFiniteLoss:
     """The error again, saying where it came from: the step is replayed once, with every module watched and anomaly detection on.
 
     Batch and random state are kept in `folder`/non_finite. The network is left as it is, but for batch statistics.
     """
     devices.restore_torch_random_state(dict(random_state))
-    module, culprits = _replay(learner, inputs, target)
-    guilty = [names[position] for position in culprits] if len(names) == len(target) else []
+    module, culprits = _replay(learner, batch)
+    guilty = [names[position] for position in culprits] if names else []
     files = guilty or list(names)
     report = {"step": error.step, "message": error.message, "where": module, "files": files, "batch": list(names)}
     evidence = folder / EVIDENCE
     evidence.mkdir(exist_ok=True)
     with write_atomically(evidence / "batch.safetensors") as unfinished:
-        save_file({"inputs": inputs.cpu(), "target": target.cpu(), **random_state}, unfinished)
+        save_file({"inputs": batch.inputs.cpu(), "target": batch.target.cpu(), **random_state}, unfinished)
         share_as_folder(unfinished)
     with write_atomically(evidence / "report.json") as unfinished:
         unfinished.write_text(json.dumps(report, indent=1))
@@ -48,7 +48,7 @@ def explained(
     )
 
 
-def _replay(learner: Learner, inputs: Tensor, target: Tensor) -> tuple[str, list[int]]:
+def _replay(learner: Learner, batch: Mixed) -> tuple[str, list[int]]:
     """A sentence that says where the first number that is not finite came up, and whose loss is not finite, by position in the batch."""
     broken = [name for name, parameter in learner.network.named_parameters() if not torch.isfinite(parameter).all()]
     if broken:
@@ -56,22 +56,27 @@ def _replay(learner: Learner, inputs: Tensor, target: Tensor) -> tuple[str, list
     first: list[str] = []
     handles = list(_watch(learner.network, first))
     try:
-        with warnings.catch_warnings(), torch.autograd.set_detect_anomaly(True, check_nan=True), learner.autocast():
+        with warnings.catch_warnings(), torch.autograd.set_detect_anomaly(True, check_nan=True):
             warnings.simplefilter("ignore")  # that it is slow, and a traceback
-            logits = learner.network(inputs)
-            losses, weighted = learner.losses_of(logits, [(target, 1.0)])
+            with learner.autocast():
+                losses, weighted = learner.losses_of(learner.network(batch.inputs), batch.parts)
             culprits = torch.nonzero(~torch.isfinite(losses)).flatten().tolist()
             if first:
                 return f"The first module with such an output is {first[0]}.", culprits
             if culprits:
                 return f"Every module's output was finite; the loss {learner.config.loss} of them was not.", culprits
-            torch.autograd.grad(weighted.mean(), learner.parameters, allow_unused=True)
-    except RuntimeError as error:  # what anomaly detection says: "Function 'LogBackward0' returned nan values in its 0th output."
-        return f"The loss was finite; going backward, {error}.".replace("..", "."), []
+            return _backward(weighted.mean(), learner.parameters), []
     finally:
         for handle in handles:
             handle.remove()
-    return "Replayed, every number was finite: it came from other images of the batch, from mixing them, or from the device.", []
+
+
+def _backward(loss: Tensor, parameters: Sequence[nn.Parameter]) -> str:
+    try:
+        torch.autograd.grad(loss, parameters, allow_unused=True)
+    except RuntimeError as error:  # what anomaly detection says: "Function 'LogBackward0' returned nan values in its 0th output."
+        return f"The loss was finite; going backward, {str(error).rstrip('.')}."
+    return "Replayed as a whole, every number was finite."
 
 
 def _watch(network: nn.Module, first: list[str]) -> Iterator[RemovableHandle]:

@@ -56,6 +56,7 @@ from catdog.progress import Progress, fits
 from catdog.ranks import ALONE, Ranks
 from catdog.settings import Settings
 from catdog.splits import SPLITS
+from catdog.state import State
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +98,11 @@ class Prepared:
     def split(self, name: str) -> Split:
         """A split as what `network` takes. The guard sees every batch of it."""
         if self.frozen:
-            split = loaders.features(self.folder / "features" / f"{name}.safetensors", [record.name for record in self.records[name]])
+            kept = self.kept(name)
+            split = loaders.features(self.folder / "features" / f"{kept}.safetensors", [record.name for record in self.records[kept]])
+            if kept != name:
+                places = {record.sha256: place for place, record in enumerate(self.records[kept])}
+                split = split.part([places[record.sha256] for record in self.records[name]])
         else:
             split = loaders.pixels(self.seen(name), threads=self.device.threads, cache=self.cache)
         return self.guard.watch(name, split)
@@ -106,6 +111,10 @@ class Prepared:
         """The pictures of a split as the network sees them; only those that are trained on are varied."""
         augment = self.config.augment if name == "train" else "none"
         return Pictures(self.dataset, self.records[name], self.preprocess, augment, self.config.seed)
+
+    def kept(self, name: str) -> str:
+        """The split under whose name the features of a split are kept: where train is not varied, its measured part is among it."""
+        return "train" if name == "train_eval" and self.config.augment == "none" else name
 
     @property
     def while_training(self) -> list[str]:
@@ -174,11 +183,28 @@ def prepare(folder: Path, settings: Settings) -> Prepared:
         config.model, labels=dataset.labels, weights=config.weights, image_size=config.image_size, weights_folder=settings.weights,
     )
     optimizers.freeze(classifier, config.trainable)
+    _check_trainable(classifier, config)
     if 1 in (config.batch_size, config.micro_batch):
         _check_single_image(classifier, config.image_size)
     preprocess = Preprocess(config.image_size, **catalogue.preprocess(config.model, config.weights), geometry=config.geometry)
     cache = Cache(settings.cache, settings.cache_bytes)
     return Prepared(folder, config, chosen, dataset, records, preprocess, classifier, cache, Guard())
+
+
+def _check_trainable(classifier: Classifier, config: TrainConfig) -> None:
+    """Patterns are known to name a part of the network only when there is one."""
+    trained = {name for name, parameter in classifier.named_parameters() if parameter.requires_grad}
+    heads = {name for name in trained if optimizers.is_head(name)}
+    if trained == heads and config.trainable != "head":
+        raise BadConfig(
+            f"Expected patterns that name more than the head. Received: trainable={', '.join(config.trainable)}.", field="trainable",
+            remedy="Set trainable to head: what a frozen backbone makes of a picture is then computed once.",
+        )
+    if config.head_epochs and not heads:
+        raise BadConfig(
+            f"head_epochs={config.head_epochs} needs a head that is trained. Received: trainable={', '.join(config.trainable)}.",
+            field="head_epochs", remedy="Set head_epochs to 0, or add head.* to trainable.",
+        )
 
 
 def _check_single_image(classifier: Classifier, image_size: int) -> None:
@@ -209,7 +235,7 @@ def features(prepared: Prepared) -> Iterator[Progress]:
     if prepared.frozen:
         if lack := device.lack_of_sessions(prepared.device):
             yield Progress("warning", phase="features", message=lack)
-        yield from compute_features(prepared, *prepared.while_training, phase="features")
+        yield from compute_features(prepared, *dict.fromkeys(map(prepared.kept, prepared.while_training)), phase="features")
     elif not (prepared.folder / "metrics.json").exists():  # else no epoch is to come
         try:
             for split in prepared.while_training:
@@ -247,35 +273,37 @@ def training(prepared: Prepared, *, fence: int) -> Iterator[Progress]:
     if loop.stop_reason(prepared.folder / "checkpoints", prepared.config) is not None:
         return  # an earlier attempt has come to its end
     if prepared.config.devices == 1:
-        steps = share(prepared, fence=fence)
+        steps = train_as(ALONE, prepared, fence=fence)
     else:
         steps = ranks.spread(["-m", "catdog", "rank", str(prepared.folder), "--fence", str(fence)], size=prepared.config.devices)
     with closing(steps):
+        yield from steps
+
+
+def train_as(ranks: Ranks, prepared: Prepared, *, fence: int) -> Generator[Progress]:
+    """The loop, as one of the ranks that share it; the first writes each epoch's line to metrics.jsonl."""
+    steps = loop.train(
+        prepared.network, Splits(*map(prepared.split, prepared.while_training)), prepared.config, labels=len(prepared.dataset.labels),
+        device=prepared.device.name, folder=prepared.folder / "checkpoints", fence=fence, ranks=ranks,
+    )
+    with closing(steps):
         for step in steps:
-            if step.kind == "epoch":
+            if step.kind == "epoch" and ranks.is_first:
                 with (prepared.folder / "metrics.jsonl").open("a") as history:
                     history.write(step.to_json() + "\n")
             yield step
 
 
-def share(prepared: Prepared, *, fence: int, ranks: Ranks = ALONE) -> Generator[Progress]:
-    """The loop, as one of the ranks that share it."""
-    return loop.train(
-        prepared.network, Splits(*map(prepared.split, prepared.while_training)), prepared.config, labels=len(prepared.dataset.labels),
-        device=prepared.device.name, folder=prepared.folder / "checkpoints", fence=fence, ranks=ranks,
-    )
-
-
 def testing(prepared: Prepared) -> Iterator[Progress]:
     """The phase `testing`: load the best epoch, evaluate val again and test for the first and only time."""
     best = loop.best(prepared.folder / "checkpoints")
-    prepared.network.load_state_dict(best.weights())
+    prepared.network.to(prepared.device.name).load_state_dict(best.weights())
     path = prepared.folder / "metrics.json"
     if path.exists():
         return
     if prepared.frozen:
         yield from compute_features(prepared, "test", phase="testing")
-    config, state = prepared.config, loop.State.from_dict(best.state)
+    config, state = prepared.config, State.from_dict(best.state)
     loss = losses.build(config.loss, labels=len(prepared.dataset.labels))
     metrics = {}
     for split in ("val", "test"):

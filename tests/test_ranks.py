@@ -68,10 +68,18 @@ def train(folder: Path, *, ranks: int, micro_batch: int = 0) -> tuple[list[dict[
     return json.loads((folder / "epochs.json").read_text()), weights
 
 
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[dict[str, Any]], dict[str, torch.Tensor]]:
+    """What one process does."""
+    return train(tmp_path_factory.mktemp("alone") / "one", ranks=1)
+
+
 @pytest.mark.parametrize("micro_batch", [0, 2])
-def test_two_processes_train_as_one_does(tmp_path: Path, micro_batch: int) -> None:
+def test_two_processes_train_as_one_does(
+    alone: tuple[list[dict[str, Any]], dict[str, torch.Tensor]], tmp_path: Path, micro_batch: int,
+) -> None:
     """Ragged batches, ragged shares, a validation of seven for two: the same weights, averages and figures to 1e-5."""
-    epochs, weights = train(tmp_path / "one", ranks=1)
+    epochs, weights = alone
     shared_epochs, shared_weights = train(tmp_path / "two", ranks=2, micro_batch=micro_batch)
     assert len(epochs) == len(shared_epochs) == 3
     for one, other in zip(epochs, shared_epochs, strict=True):
@@ -143,7 +151,8 @@ def test_ranks_do_not_outlive_a_run_that_was_killed(several: Path, finished: Fin
 def test_what_the_first_says_of_its_failure_is_the_runs(tmp_path: Path) -> None:
     program = tmp_path / "failing.py"
     failed = Progress("failed", code="out_of_memory", message="no room", remedy="less").to_json()
-    program.write_text(f"print({failed!r})\nraise SystemExit(1)")
+    echo = Progress("failed", code="internal", message="Connection reset by peer").to_json()  # of a rank that is left alone
+    program.write_text(f"print({failed!r}, {echo!r}, sep='\\n', flush=True)\nraise SystemExit(1)")
     with pytest.raises(RankFailed, match="no room") as caught:
         list(spread([str(program)], size=1))
     assert (caught.value.code, caught.value.remedy) == ("out_of_memory", "less")

@@ -6,7 +6,7 @@ from fastapi import APIRouter, Body
 from starlette.responses import JSONResponse
 
 from catdog import inheritance
-from catdog.config import TrainConfig
+from catdog.config import AND, TrainConfig
 from catdog.errors import Conflict
 from catdog.jobs import Job, JobState
 from service.parts import AllParts, Parts
@@ -29,7 +29,7 @@ def resume(job: ExistingJob, parts: AllParts, changes: Changes = None, idempoten
     batch_size, ...) cannot change.
     """
     before = TrainConfig.parse(job.config)
-    config = before.resumed(_changed(job, changes or {}).model_dump(mode="json"))
+    config = before.resumed(changes or {})
 
     def check() -> None:
         _check_resumable(job, parts)
@@ -45,18 +45,10 @@ def clone(job: ExistingJob, parts: AllParts, changes: Changes = None, idempotenc
 
     The answer's `changed` says what is different: {field: [before, now]}.
     """
-    config = _changed(job, changes or {})
+    config = TrainConfig.parse(job.config).changed(changes or {})
     now = config.model_dump(mode="json")
     changed = {field: [job.config.get(field), now[field]] for field in now if now[field] != job.config.get(field)}
     return accept(config, parts, kind=job.kind, key=idempotency_key, shown={"changed": changed})
-
-
-def _changed(job: Job, changes: dict[str, Any]) -> TrainConfig:
-    """The config of a job with other fields; {"publish": {"promote": "never"}} leaves the alias as it was."""
-    publish, was = changes.get("publish"), job.config.get("publish")
-    if isinstance(publish, dict) and isinstance(was, dict):
-        changes = changes | {"publish": was | publish}
-    return TrainConfig.parse({field: value for field, value in (job.config | changes).items() if value is not None})
 
 
 def _check_resumable(job: Job, parts: Parts) -> None:
@@ -76,11 +68,10 @@ def _check_resumable(job: Job, parts: Parts) -> None:
 
 def _check_something_is_left(job: Job, before: TrainConfig, now: TrainConfig) -> None:
     """Of a job that has succeeded what ended it must be put off: the checkpoint has counted epochs, patience and minutes."""
-    match (job.result or {}).get("stop_reason"):
-        case "patience" | "max_minutes" as field:
-            limit, wanted = getattr(before, field), getattr(now, field)
-            is_left, way_on = None in (wanted, limit) or wanted > limit, f"Send {field} above {limit}, or null for no limit."
-        case _:
-            is_left, way_on = now.epochs > before.epochs, f"Send more epochs than {before.epochs}."
-    if not is_left:
-        raise Conflict(f"Expected something that is left to train. Received: {job.id}, which has come to its end.", remedy=way_on)
+    for field in ((job.result or {}).get("stop_reason") or "epochs").split(AND):
+        limit, wanted = getattr(before, field), getattr(now, field)
+        if limit is not None and wanted is not None and wanted <= limit:
+            raise Conflict(
+                f"Expected something that is left to train. Received: {job.id}, which has come to its end.",
+                remedy=f"Send more epochs than {limit}." if field == "epochs" else f"Send {field} above {limit}, or null for no limit.",
+            )
