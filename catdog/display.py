@@ -58,7 +58,7 @@ class Bars:
 
 
 def figures(split: str, metrics: dict[str, Any]) -> Iterator[str]:
-    """Lines that say how well a split was answered, as Tally.to_dict gives it: as a whole, then for each label unless there are many."""
+    """Lines that say how well a split was answered, as Measures.to_dict gives it: as a whole, then for each label unless there are many."""
     yield (
         f"{split}: accuracy {metrics['accuracy']:.4f}, balanced accuracy {metrics['balanced_accuracy']:.4f} on {metrics['images']} images"
     )

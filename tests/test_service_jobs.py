@@ -233,6 +233,7 @@ def test_a_dry_run_is_an_examination_with_artifacts(shared_service: Service, dat
     link, = shared_service.client.get(f"/v1/jobs/{job}").json()["links"]["artifacts"]
     sheet = shared_service.client.get(link)
     assert (sheet.content, sheet.headers["content-type"]) == (b"a sheet", "image/png")
+    assert sheet.headers["content-security-policy"].startswith("default-src 'none'")
     is_problem(shared_service.client.get(f"/v1/jobs/{job}/artifacts/other.png"), 404, "not_found")
     for name in ("..%2fconfig.json", "%2e%2e/config.json", "contact_sheet.exe", "CONTACT_SHEET.png"):
         assert shared_service.client.get(f"/v1/jobs/{job}/artifacts/{name}").status_code in (404, 422)

@@ -12,11 +12,10 @@ from catdog import epochs, plots
 from catdog.progress import Progress
 from service.etags import IfNoneMatch, answer
 from service.parts import Limits
-from service.routes.jobs import ExistingJob
+from service.routes.jobs import PICTURE_HEADERS, ExistingJob
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 
-_SVG_HEADERS = {"Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'"}  # a picture, opened by itself, runs nothing
 
 
 @router.get("/{job_id}/metrics", responses={200: {"content": {"application/json": {}, "text/csv": {}}}})
@@ -37,7 +36,7 @@ def metrics(
 def curves(job: ExistingJob, settings: Limits, if_none_match: IfNoneMatch = None) -> Response:
     """The same as a picture of curves."""
     picture = plots.curves(epochs.read(settings.runs / job.id))
-    return answer(Response(picture, media_type="image/svg+xml", headers=_SVG_HEADERS), if_none_match)
+    return answer(Response(picture, media_type="image/svg+xml", headers=PICTURE_HEADERS), if_none_match)
 
 
 def _measured(epoch: dict[str, Any]) -> dict[str, Any]:

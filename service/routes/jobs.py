@@ -27,6 +27,8 @@ from service.watching import READ_SECONDS, Wait, until
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 
 MAX_TAIL_BYTES = 2**20
+PICTURE_HEADERS = {"Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'"}
+"""A picture that is opened by itself runs nothing."""
 ARTIFACT = r"^[a-z0-9_]{1,64}\.(png|svg|json)$"
 """A file's name, never a path."""
 
@@ -131,7 +133,7 @@ def artifact(
     path = settings.runs / job.id / "artifacts" / name
     if not path.is_file():
         raise NotFound(f"Expected an artifact of {job.id}. Received: {name}.", remedy="The job's links.artifacts name what there is.")
-    return FileResponse(path, headers={"Cache-Control": "no-cache"})
+    return FileResponse(path, headers={"Cache-Control": "no-cache"} | PICTURE_HEADERS)
 
 
 def accept(
