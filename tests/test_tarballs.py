@@ -135,7 +135,9 @@ def test_a_tar_that_is_cut_off(tenths: int, tmp_path: Path, settings: Settings) 
     assert "damaged" in refused(path, settings, BadDataset)
 
 
-@pytest.mark.parametrize("data", [b"cat", gzip.compress(b""), gzip.compress(b"no tar" * 500), bytes(10_000)])
+@pytest.mark.parametrize(
+    "data", [b"cat", gzip.compress(b""), gzip.compress(b"no tar" * 500), bytes(10_000)], ids=["text", "empty", "gzip", "zeros"],
+)
 def test_what_is_no_tar(data: bytes, tmp_path: Path, settings: Settings) -> None:
     (tmp_path / "a.tar.gz").write_bytes(data)
     refused(tmp_path / "a.tar.gz", settings, BadDataset)
