@@ -17,6 +17,7 @@ import argparse
 import importlib.metadata
 import importlib.util
 import json
+import os
 import statistics
 import tempfile
 import time
@@ -33,7 +34,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from catdog.config import TrainConfig
 from catdog.machine import Machine
-from catdog.settings import Settings
+from catdog.settings import Settings, wait_passively
 from catdog.sources import import_folder
 from tests.bench import loading
 from tests.bench.contenders import CONTENDERS, FOREVER, Lap, Task, contend
@@ -93,7 +94,12 @@ class Runner:
         self.row = row
         self._line, theirs = spawn.Pipe()
         self._process = spawn.Process(target=contend, args=(row.contender, task, row.workers, theirs))
+        before = os.environ.copy()
+        if row.ours:
+            wait_passively()  # as every run does before it imports torch
         self._process.start()
+        os.environ.clear()
+        os.environ.update(before)
         theirs.close()
 
     def __enter__(self) -> Self:
