@@ -22,6 +22,7 @@
         ├── NonFiniteLoss    (step)
         ├── RankFailed       one of several processes that train together (code)
         ├── NoDevice         this machine is for a GPU and none answers
+        ├── Unhealthy        the doctor has found what is certainly wrong   (report)
         ├── TestSplitTouched a batch of the test split before the phase testing
         └── ExportMismatch   the exported network does not answer as the trained one
 
@@ -203,6 +204,17 @@ class RankFailed(RunFailed):
     def __init__(self, message: str, *, code: str = "internal", remedy: str | None = None) -> None:
         super().__init__(message, remedy=remedy or FAILURES[code])
         self.code = code  # type: ignore[misc]  # of the class elsewhere
+
+
+class Unhealthy(RunFailed):
+    """Raised when the doctor has found what is certainly wrong; `report` is its doctor.Report."""
+
+    code = "doctor"
+    default_remedy = FAILURES["doctor"]
+
+    def __init__(self, message: str, *, report: object, remedy: str | None = None) -> None:
+        super().__init__(message, remedy=remedy)
+        self.report = report
 
 
 class NoDevice(RunFailed):

@@ -1,0 +1,5 @@
+"""Dead branches."""
+
+from catdog.doctor.examination import Examination
+
+EXAMINATIONS: tuple[Examination, ...] = ()

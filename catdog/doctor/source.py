@@ -1,0 +1,144 @@
+"""Place, caller, module_caller, Statement: which line of whose code did it, and what that line says.
+
+Lines are read from the files that Python itself would show in a traceback. Where there is no file (a notebook's cell that has gone,
+code from a string) a place still has its name and number, and nothing is said of its text.
+"""
+
+import ast
+import linecache
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from types import CodeType, FrameType
+
+import torch
+from torch import nn
+
+_OWN = str(Path(__file__).parent)
+_TORCH = str(Path(torch.__file__).parent)
+_THROUGH = {"_call_impl", "_wrapped_call_impl"}
+"""Names of torch's functions between the line that calls a module and its forward."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A line of code."""
+
+    file: str
+    line: int
+    function: str
+
+    def __str__(self) -> str:
+        return f"{Path(self.file).name}:{self.line}"
+
+    @property
+    def text(self) -> str:
+        """The line, stripped; empty where there is no file."""
+        return linecache.getline(self.file, self.line).strip()
+
+    @property
+    def is_library(self) -> bool:
+        """Whether it is installed code rather than the user's own."""
+        return "site-packages" in Path(self.file).parts or self.file.startswith(_TORCH)
+
+
+def caller() -> Place | None:
+    """The innermost line on the way here that is neither torch's nor the doctor's."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        file = frame.f_code.co_filename
+        if not file.startswith((_OWN, _TORCH, "<")):
+            return Place(file, frame.f_lineno, frame.f_code.co_name)
+        frame = frame.f_back
+    return None
+
+
+def module_caller(module: nn.Module) -> Place | None:
+    """The line that called `module`: in the forward of the innermost other module that is not merely a container; else `caller()`."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        code = frame.f_code
+        first = frame.f_locals.get(code.co_varnames[0]) if code.co_argcount else None
+        is_container = code.co_filename.endswith("container.py") and code.co_filename.startswith(_TORCH)
+        if isinstance(first, nn.Module) and first is not module and code.co_name not in _THROUGH and not is_container:
+            return Place(code.co_filename, frame.f_lineno, code.co_name)
+        frame = frame.f_back
+    return caller()
+
+
+@lru_cache(maxsize=64)
+def _parsed(text: str) -> ast.Module | None:
+    try:
+        return ast.parse(text)
+    except SyntaxError:
+        return None
+
+
+def parsed(file: str) -> ast.Module | None:
+    """The syntax tree of a file, or None where it cannot be read."""
+    linecache.checkcache(file)
+    return _parsed("".join(linecache.getlines(file)))
+
+
+@dataclass(frozen=True, slots=True)
+class Statement:
+    """The statement at a place, and the function that it stands in."""
+
+    node: ast.stmt
+    function: ast.FunctionDef | ast.AsyncFunctionDef | ast.Module
+
+    @classmethod
+    def at(cls, place: Place) -> "Statement | None":
+        """The innermost simple statement that covers a place's line; None where there is no text."""
+        if (tree := parsed(place.file)) is None:
+            return None
+        covering = [
+            cls(node, function) for function in (tree, *_functions(tree)) for node in ast.walk(function)
+            if isinstance(node, ast.stmt) and not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef))
+            and node.lineno <= place.line <= (node.end_lineno or node.lineno)
+        ]
+        # The shortest statement; of the functions that it stands in, which were gone through from the outside in, the last.
+        return min(reversed(covering), key=lambda one: _length(one.node), default=None)
+
+    @property
+    def assigned(self) -> list[str]:
+        """The plain names it gives a value."""
+        targets = self.node.targets if isinstance(self.node, ast.Assign) else [getattr(self.node, "target", None)]
+        nodes = [node for target in targets if target is not None for node in ast.walk(target)]
+        return [node.id for node in nodes if isinstance(node, ast.Name)]
+
+    @property
+    def is_bare(self) -> bool:
+        """Whether it is an expression whose value goes nowhere."""
+        return isinstance(self.node, ast.Expr)
+
+    @property
+    def read(self) -> list[str]:
+        """The plain names whose values it uses."""
+        return [node.id for node in ast.walk(self.node) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)]
+
+    def later_reads(self, name: str) -> list[int]:
+        """The lines of the same function, behind this statement and before the name has another value, that read it."""
+        end = self.node.end_lineno or self.node.lineno
+        names = [node for node in ast.walk(self.function) if isinstance(node, ast.Name) and node.id == name and node.lineno > end]
+        anew = min((node.lineno for node in names if isinstance(node.ctx, ast.Store)), default=sys.maxsize)
+        return sorted(node.lineno for node in names if isinstance(node.ctx, ast.Load) and node.lineno <= anew)
+
+
+def expressions(code: CodeType) -> Iterator[ast.expr]:
+    """The expressions of a function that stand as statements of their own: `loss.backward` without brackets is one."""
+    tree = parsed(code.co_filename)
+    for function in _functions(tree) if tree is not None else []:
+        first = min([function.lineno, *(decorator.lineno for decorator in function.decorator_list)])
+        if function.name == code.co_name and first == code.co_firstlineno:
+            yield from (node.value for node in ast.walk(function) if isinstance(node, ast.Expr))
+
+
+def _functions(tree: ast.Module) -> list[ast.FunctionDef | ast.AsyncFunctionDef]:
+    return [node for node in ast.walk(tree) if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))]
+
+
+def _length(node: ast.stmt) -> int:
+    return (node.end_lineno or node.lineno) - node.lineno
