@@ -1,197 +1,276 @@
-"""Snapshot: everything of a patient that an examination could change, and the way back.
+"""Snapshot, digest: everything of a patient that an examination could change, and the way back.
 
-Of the network and of a loss that is a module: parameters, buffers (also those that no state_dict names), gradients, flags, plain
-attributes, hooks; of the optimizer its state and groups; the scheduler; the scaler; the generators of torch, CUDA, NumPy, Python and
-those that a data set keeps as attributes. Tensors keep their identity: what somebody holds a reference to is what is put back.
+Of all that Belongings finds: attributes, contents, values, gradients, flags; and the generators of torch, CUDA, NumPy and Python.
+Things keep their identity: what somebody holds a reference to is what is put back. Of tensors whole storages are kept, so that views,
+expanded and shared tensors are what they were.
 """
 
 import copy
 import hashlib
+import io
 import random
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from types import CellType
 from typing import Any, Self
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
+from catdog.doctor.belongings import EMPTY, Belongings, Generator, attributes, content_of, gradient_of, slots
 from catdog.doctor.patient import Patient
+
+Way = Callable[[], None]
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
     """A state to come back to."""
 
-    ways_back: tuple[Callable[[], None], ...]
+    ways_back: tuple[Way, ...]
+    records_gradients: bool
 
     @classmethod
     def of(cls, patient: Patient) -> Self:
         """Keep the present state."""
-        ways = [_module(module) for module in _modules(patient)]
-        tensors = {id(tensor): tensor for module in _modules(patient) for tensor in _tensors(module)}
-        if patient.optimizer is not None:  # it may hold tensors that are no longer the network's
-            tensors |= {id(tensor): tensor for group in patient.optimizer.param_groups for tensor in group["params"]}
-        ways += [_tensor(tensor) for tensor in tensors.values()]
-        if patient.optimizer is not None:
-            ways.append(_optimizer(patient.optimizer))
-        for owner in (patient.scheduler, patient.scaler):
-            if owner is not None:
-                ways.append(_loads(owner, copy.deepcopy(owner.state_dict())))
-        return cls((*ways, _generators(patient), _grad_mode(torch.is_grad_enabled())))
+        found = Belongings.of(patient)
+        with _plain():
+            ways = (
+                *map(_owner, found.owners), *map(_container, found.containers), *map(_cell, found.cells),
+                *(_name(*name) for name in found.names), *map(_tensor, found.tensors), *_values(found.tensors),
+                *map(_array, found.arrays), *map(_generator, found.generators), _common_generators(),
+            )
+        return cls(ways, torch.is_grad_enabled())
 
     def restore(self) -> None:
         """Put it back."""
-        with torch.no_grad():
+        with torch.no_grad(), _plain():
             for way in self.ways_back:
                 way()
+        torch._C._set_grad_enabled(self.records_gradients)
 
 
-def digest(patient: Patient) -> str:
-    """A hash of all that a Snapshot keeps: equal before and after an examination."""
-    hashed = hashlib.blake2b(digest_size=16)
-    for said in _said(patient):
-        hashed.update(said if isinstance(said, bytes) else repr(said).encode())
-    return hashed.hexdigest()
+def _plain() -> AbstractContextManager[None]:
+    """Kinds of tensors that mean something else by their methods, or refuse them, are tensors inside."""
+    return torch._C.DisableTorchFunctionSubclass()
 
 
-def _said(patient: Patient) -> Iterator[Any]:
-    for number, module in enumerate(_modules(patient)):
-        yield number, module.training, sorted(module._parameters), sorted(module._buffers), sorted(module._modules)
-        yield [len(hooks) for name, hooks in sorted(module.__dict__.items()) if name.endswith("_hooks")]
-        for tensor in _tensors(module):
-            yield tensor.requires_grad, tensor.dtype, tuple(tensor.shape)
-            yield _bytes(tensor)
-            yield _bytes(tensor.grad) if tensor.grad is not None else None
-    if patient.optimizer is not None:
-        for group in patient.optimizer.param_groups:
-            yield {name: value for name, value in group.items() if name != "params"}
-            for tensor in group["params"]:
-                for name, value in sorted(patient.optimizer.state.get(tensor, {}).items()):
-                    yield name
-                    yield _bytes(value) if isinstance(value, Tensor) else value
-    for owner in (patient.scheduler, patient.scaler):
-        yield owner and owner.state_dict()
-    yield torch.is_grad_enabled()
-    yield _bytes(torch.get_rng_state())
-    yield [_bytes(state) for state in torch.cuda.get_rng_state_all()] if torch.cuda.is_initialized() else None  # type: ignore[no-untyped-call]
-    yield random.getstate(), [str(part) if isinstance(part, (str, int, float)) else part.tobytes() for part in np.random.get_state()]
-    yield [_state_of(generator) for generator in _own_generators(patient)]
-
-
-def _bytes(tensor: Tensor) -> bytes:
-    flat = tensor.detach().cpu().contiguous().flatten()
-    return bytes(flat.view(torch.uint8).numpy()) if flat.numel() else b""
-
-
-def _modules(patient: Patient) -> list[nn.Module]:
-    roots = [patient.model, *([patient.loss] if isinstance(patient.loss, nn.Module) else [])]
-    return list({id(module): module for root in roots for module in root.modules()}.values())
-
-
-def _tensors(module: nn.Module) -> Iterator[Tensor]:
-    """Registered or not."""
-    for values in (module._parameters, module._buffers, module.__dict__):
-        yield from (tensor for tensor in values.values() if isinstance(tensor, Tensor))
-
-
-def _module(module: nn.Module) -> Callable[[], None]:
-    attributes = dict(module.__dict__)
-    contents = {name: copy.copy(value) for name, value in attributes.items() if isinstance(value, (dict, list, set))}
+def _owner(owner: Any) -> Way:
+    kind, kept, training = type(owner), slots(owner), getattr(owner, "training", None)
+    fill = _container(vars(owner)) if hasattr(owner, "__dict__") else _nothing
 
     def restore() -> None:
-        module.__dict__.clear()
-        module.__dict__.update(attributes)
-        for name, value in contents.items():
-            kept = attributes[name]
-            kept.clear()
-            kept.extend(value) if isinstance(kept, list) else kept.update(value)
+        if type(owner) is not kind:  # a lazy module that has become another
+            owner.__class__ = kind
+        fill()
+        present = slots(owner)
+        for name in present.keys() - kept.keys():
+            object.__delattr__(owner, name)
+        for name in (name for name, value in kept.items() if present.get(name, EMPTY) is not value):
+            object.__setattr__(owner, name, kept[name])
+        if isinstance(owner, nn.Module) and owner.training != training:  # TorchScript keeps it elsewhere
+            owner.training = bool(training)
 
     return restore
 
 
-def _tensor(tensor: Tensor) -> Callable[[], None]:
-    value, gradient, required = tensor.detach().clone(), tensor.grad, tensor.requires_grad
-    gradient_value = None if gradient is None else gradient.detach().clone()
+def _container(container: Any) -> Way:
+    if isinstance(container, tuple):
+        return _nothing
+    kept = copy.copy(container)
 
     def restore() -> None:
-        if tensor.is_leaf:
+        if _same(container, kept):
+            return
+        container.clear()
+        container.extend(kept) if isinstance(container, (list, deque)) else container.update(kept)
+
+    return restore
+
+
+def _nothing() -> None:
+    pass
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Whether two containers hold the same things, not merely equal ones."""
+    if len(one) != len(other):
+        return False
+    if isinstance(one, dict) and any(first is not second for first, second in zip(one.values(), other.values(), strict=True)):
+        return False
+    return all(first is second for first, second in zip(one, other, strict=True))
+
+
+def _cell(cell: CellType) -> Way:
+    kept = content_of(cell)
+
+    def restore() -> None:
+        if kept is not EMPTY:
+            cell.cell_contents = kept
+
+    return restore
+
+
+def _name(namespace: dict[str, Any], name: str) -> Way:
+    kept = namespace[name]
+    return lambda: namespace.__setitem__(name, kept)
+
+
+def _tensor(tensor: Tensor) -> Way:
+    """All but the values."""
+    kind, there, required, is_leaf, gradient = type(tensor), tensor.data, tensor.requires_grad, tensor.is_leaf, gradient_of(tensor)
+
+    def restore() -> None:
+        if type(tensor) is not kind:
+            tensor.__class__ = kind
+        if is_leaf and not tensor.is_leaf:
+            tensor.detach_()
+        now = tensor.data
+        if now.dtype != there.dtype or now.layout != there.layout or now.device != there.device or not _is_set_to(now, there):
+            tensor.data = there
+        if is_leaf and tensor.requires_grad != required:
             tensor.requires_grad_(required)
-        tensor.data.copy_(value)
-        tensor.grad = gradient
-        if gradient is not None and gradient_value is not None:
-            gradient.data.copy_(gradient_value)
+        if gradient_of(tensor) is not gradient:
+            tensor.grad = gradient
 
     return restore
 
 
-def _optimizer(optimizer: torch.optim.Optimizer) -> Callable[[], None]:
-    groups = [dict(group) | {"params": list(group["params"])} for group in optimizer.param_groups]
-    state = {
-        tensor: {name: (value, copy.deepcopy(value)) for name, value in values.items()} for tensor, values in optimizer.state.items()
-    }
-    attributes = {name: value for name, value in optimizer.__dict__.items() if name not in ("param_groups", "state")}
+def _is_set_to(one: Tensor, other: Tensor) -> bool:
+    return one.layout == torch.strided and one.is_set_to(other)
+
+
+def _values(tensors: Iterable[Tensor]) -> Iterator[Way]:
+    """The numbers, each storage once; what has none is kept as a tensor."""
+    storages: dict[tuple[torch.device, int], torch.UntypedStorage] = {}
+    for tensor in tensors:
+        if tensor.is_meta or is_lazy(tensor):
+            continue
+        try:
+            storage = tensor.untyped_storage()
+            storages[storage.device, storage.data_ptr()] = storage
+        except (NotImplementedError, RuntimeError):
+            yield _without_storage(tensor)
+    yield from map(_storage, (storage for storage in storages.values() if storage.nbytes()))
+
+
+def _storage(storage: torch.UntypedStorage) -> Way:
+    kept: torch.UntypedStorage = storage.clone()  # type: ignore[no-untyped-call]
 
     def restore() -> None:
-        kept, state_kept = optimizer.param_groups, optimizer.state
-        optimizer.__dict__.clear()
-        optimizer.__dict__.update(attributes, param_groups=kept, state=state_kept)
-        del optimizer.param_groups[len(groups):]
-        for group, value in zip(optimizer.param_groups, groups, strict=True):
-            group.clear()
-            group.update(value | {"params": list(value["params"])})
-        optimizer.state.clear()
-        for tensor, values in state.items():
-            optimizer.state[tensor] = {name: _put_back(*value) for name, value in values.items()}
+        storage.copy_(kept)
 
     return restore
 
 
-def _put_back(kept: Any, value: Any) -> Any:
-    if not isinstance(kept, Tensor):
-        return copy.deepcopy(value)
-    return kept.copy_(value)
-
-
-def _loads(owner: Any, state: dict[str, Any]) -> Callable[[], None]:
-    return lambda: owner.load_state_dict(copy.deepcopy(state))
-
-
-def _grad_mode(enabled: bool) -> Callable[[], None]:
-    return lambda: torch._C._set_grad_enabled(enabled)
-
-
-def _generators(patient: Patient) -> Callable[[], None]:
-    cpu, numpy, python = torch.get_rng_state(), np.random.get_state(), random.getstate()
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []  # type: ignore[no-untyped-call]
-    own = [(generator, _state_of(generator)) for generator in _own_generators(patient)]
+def _without_storage(tensor: Tensor) -> Way:
+    kept = tensor.detach().clone()
 
     def restore() -> None:
-        torch.set_rng_state(cpu)
-        for number, state in enumerate(cuda):
-            torch.cuda.set_rng_state(state, number)
-        np.random.set_state(numpy)
-        random.setstate(python)
-        for generator, state in own:
-            if isinstance(generator, np.random.Generator):
-                generator.bit_generator.state = state
-            elif isinstance(generator, random.Random):
-                generator.setstate(state)
-            else:
-                generator.set_state(state)
+        tensor.data = kept.clone()
 
     return restore
 
 
-def _own_generators(patient: Patient) -> list[Any]:
-    """Those that a data set, or what it wraps, keeps as attributes."""
-    owners = [split.items for split in patient.data.splits.values()] if patient.data is not None else []
-    owners += [owner.dataset for owner in owners if hasattr(owner, "dataset")]
-    kinds = (np.random.Generator, random.Random, torch.Generator)
-    return [value for owner in owners for value in getattr(owner, "__dict__", {}).values() if isinstance(value, kinds)]
+def _array(array: NDArray[Any]) -> Way:
+    kept = array.copy()
+
+    def restore() -> None:
+        if array.flags.writeable:
+            array[...] = kept
+
+    return restore
 
 
-def _state_of(generator: Any) -> Any:
+def _generator(generator: Generator) -> Way:
+    state = _state_of(generator)
+
+    def restore() -> None:
+        if isinstance(generator, np.random.Generator):
+            generator.bit_generator.state = state
+        elif isinstance(generator, random.Random):
+            generator.setstate(state)
+        else:
+            generator.set_state(state)
+
+    return restore
+
+
+def _state_of(generator: Generator) -> Any:
     if isinstance(generator, np.random.Generator):
         return copy.deepcopy(generator.bit_generator.state)
     return generator.getstate() if isinstance(generator, random.Random) else generator.get_state()
+
+
+def _common_generators() -> Way:
+    cpu, numpy, python = torch.get_rng_state(), np.random.get_state(), random.getstate()
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []  # type: ignore[no-untyped-call]
+
+    def restore() -> None:
+        torch.set_rng_state(cpu)
+        np.random.set_state(numpy)
+        random.setstate(python)
+        for number, state in enumerate(cuda):
+            torch.cuda.set_rng_state(state, number)
+
+    return restore
+
+
+def digest(patient: Patient) -> str:
+    """A hash of all that a Snapshot keeps: equal before and after an examination. Good in one process."""
+    hashed = hashlib.sha256()  # the quickest of hashlib where the processor knows it
+    with _plain():
+        for said in _said(Belongings.of(patient)):
+            hashed.update(said if isinstance(said, (bytes, memoryview)) else repr(said).encode())
+    return hashed.hexdigest()
+
+
+def _said(found: Belongings) -> Iterator[Any]:
+    def told(thing: Any) -> Any:
+        """What a thing is where something else holds it: its place in the order, or itself if it holds nothing."""
+        if id(thing) in found.numbers:
+            return found.numbers[id(thing)]
+        return repr(thing) if isinstance(thing, (int, float, complex, str, bytes, type(None))) else type(thing).__qualname__
+
+    for owner in found.owners:
+        yield type(owner).__qualname__, sorted((name, told(value)) for name, value in attributes(owner).items())
+        yield getattr(owner, "training", None) if isinstance(owner, nn.Module) else None
+    for container in found.containers:
+        keys = [told(key) for key in container] if not isinstance(container, set) else sorted(map(str, map(told, container)))
+        yield type(container).__qualname__, keys, [told(value) for value in container.values()] if isinstance(container, dict) else None
+    yield [told(content_of(cell)) for cell in found.cells]
+    yield [(name, told(namespace.get(name))) for namespace, name in found.names]
+    for tensor in found.tensors:
+        yield type(tensor).__qualname__, tensor.requires_grad, tensor.dtype, told(gradient_of(tensor))
+        yield from _told(tensor)
+    for array in found.arrays:
+        yield array.dtype, array.shape, array.tolist() if array.dtype.hasobject else array.tobytes()
+    yield [str(_state_of(one).tolist() if isinstance(one, torch.Generator) else _state_of(one)) for one in found.generators]
+    yield torch.is_grad_enabled(), random.getstate()
+    yield from _told(torch.get_rng_state())
+    yield [np.asarray(part).tolist() for part in np.random.get_state(legacy=True)]
+    for state in torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else ():  # type: ignore[no-untyped-call]
+        yield from _told(state)
+
+
+def _told(tensor: Tensor) -> Iterator[Any]:
+    """Shape and numbers of a tensor."""
+    if is_lazy(tensor):
+        return
+    yield tuple(tensor.shape)
+    if tensor.is_meta:
+        return
+    tensor = tensor.detach()
+    try:
+        yield tensor.stride()
+        flat = (torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor).resolve_neg().cpu().contiguous().flatten()
+        yield flat.view(torch.uint8).numpy().data
+    except (NotImplementedError, RuntimeError):  # sparse, quantised, somebody's own kind
+        buffer = io.BytesIO()
+        torch.save(tensor, buffer)
+        yield buffer.getvalue()
