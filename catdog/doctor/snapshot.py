@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from catdog.device import random_state, restore_random_state
 from catdog.doctor.belongings import EMPTY, Belongings, Generator, attributes, content_of, gradient_of, slots
 from catdog.doctor.patient import Patient
 
@@ -208,17 +209,8 @@ def _state_of(generator: Generator) -> Any:
 
 
 def _common_generators() -> Way:
-    cpu, numpy, python = torch.get_rng_state(), np.random.get_state(), random.getstate()
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []  # type: ignore[no-untyped-call]
-
-    def restore() -> None:
-        torch.set_rng_state(cpu)
-        np.random.set_state(numpy)
-        random.setstate(python)
-        for number, state in enumerate(cuda):
-            torch.cuda.set_rng_state(state, number)
-
-    return restore
+    state = random_state()
+    return lambda: restore_random_state(state)
 
 
 def digest(patient: Patient) -> str:
@@ -251,10 +243,8 @@ def _said(found: Belongings) -> Iterator[Any]:
     for array in found.arrays:
         yield array.dtype, array.shape, array.tolist() if array.dtype.hasobject else array.tobytes()
     yield [str(_state_of(one).tolist() if isinstance(one, torch.Generator) else _state_of(one)) for one in found.generators]
-    yield torch.is_grad_enabled(), random.getstate()
-    yield from _told(torch.get_rng_state())
-    yield [np.asarray(part).tolist() for part in np.random.get_state(legacy=True)]
-    for state in torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else ():  # type: ignore[no-untyped-call]
+    yield torch.is_grad_enabled()
+    for state in random_state().values():
         yield from _told(state)
 
 
