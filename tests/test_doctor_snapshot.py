@@ -14,9 +14,11 @@ from torch.nn.utils import parametrizations, parametrize
 from torch.optim import SGD, Adam, AdamW, Optimizer
 from torch.optim.swa_utils import AveragedModel
 
-from catdog.doctor import Patient
+from catdog.doctor import Culprit, Finding, Patient
+from catdog.doctor.examination import examination
 from catdog.doctor.patient import usual_step
 from catdog.doctor.snapshot import Snapshot, digest
+from catdog.doctor.visit import visit
 
 BATCH = torch.linspace(-1, 1, 48).view(8, 6), torch.arange(8) % 2
 
@@ -380,3 +382,71 @@ def test_data_is_gone_through_but_not_copied() -> None:
     assert digest(patient) == before
     assert pictures.looks == 0
     assert pictures[0] == first
+
+
+@examination("M99", "a careless one", catches="nothing")
+def careless(patient: Patient) -> Iterator[Finding]:
+    train(patient)
+    if not isinstance(patient.model, torch.jit.ScriptModule):
+        patient.model.register_forward_hook(lambda *_: None)
+    patient.model.eval()
+    torch.set_grad_enabled(False)
+    yield from ()
+
+
+@examination("M98", "one that fails", catches="nothing")
+def failing(patient: Patient) -> Iterator[Finding]:
+    train(patient)
+    yield Finding("M98", "info", "halfway", Culprit("it"))
+    raise RuntimeError("Expected.")
+
+
+@examination("M97", "one that is interrupted", catches="nothing")
+def interrupted(patient: Patient) -> Iterator[Finding]:
+    train(patient)
+    yield from ()
+    raise KeyboardInterrupt
+
+
+@examination("M96", "one that tells how the patient came", catches="nothing")
+def telling(patient: Patient) -> Iterator[Finding]:
+    yield Finding("M96", "info", digest(patient), Culprit("it"))
+
+
+def test_a_patient_leaves_as_it_came(patient: Patient) -> None:
+    before = digest(patient)
+    report = visit(patient, (telling, careless, telling, failing, telling), budget=60)
+    assert digest(patient) == before
+    assert len({finding.message for finding in report.findings if finding.code == "M96"}) == 1
+    assert [(one.code, one.severity) for one in report.findings if one.code != "M96"] == [("M98", "warning")]
+    assert not report.not_run
+
+
+def test_an_interrupted_visit_puts_back_what_it_has_done() -> None:
+    patient = odd()
+    before = digest(patient)
+    with pytest.raises(KeyboardInterrupt):
+        visit(patient, (interrupted,), budget=60)
+    assert digest(patient) == before
+
+
+def test_a_patient_whose_state_cannot_be_kept_is_not_touched() -> None:
+    class Unreadable(Tensor):
+        @classmethod
+        def __torch_dispatch__(cls, *_: Any) -> Any:
+            raise NotImplementedError("Expected nobody to read it.")
+
+    model = small()
+    model[0].register_buffer("strange", torch.zeros(2).as_subclass(Unreadable))
+    report = visit(made(model), (careless,), budget=60)
+    assert model.training
+    assert set(report.not_run) == {"M99"}
+    assert [(finding.code, finding.severity) for finding in report.findings] == [("S00", "warning")]
+
+
+def test_an_examination_of_a_large_batch_may_change_it() -> None:
+    """The doctor looks at eight images of it: what happens to these is put back between two examinations as well."""
+    patient = changing_its_input()
+    patient.batch = BATCH[0].repeat(3, 1), BATCH[1].repeat(3)
+    report = visit(patient, (telling, careless, telling), budget=60)
+    assert len({finding.message for finding in report.findings}) == 1

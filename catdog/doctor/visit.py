@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import torch
 from torch import Tensor
+from torch.nn.parameter import is_lazy
 
 from catdog.doctor.examination import CannotTell, Examination
 from catdog.doctor.findings import Culprit, Finding, Report
@@ -20,19 +21,36 @@ LARGE = 100_000_000
 def visit(patient: Patient, examinations: Sequence[Examination], *, budget: float) -> Report:
     """Make the examinations that apply, in their order, until `budget` seconds are over.
 
-    Every one of them begins with the patient as it came. An examination that fails is a warning: it says nothing of the patient.
+    Every one of them begins with the patient as it came, and it leaves as it came, even if it is interrupted. An examination that fails
+    is a warning: it says nothing of the patient.
     """
     began = time.monotonic()
-    before, snapshot = digest(patient), Snapshot.of(patient)
+    try:
+        before, snapshot = digest(patient), Snapshot.of(patient)
+    except Exception as error:  # noqa: BLE001 - whatever somebody's own kind of tensor or module does
+        nothing = dict.fromkeys((examination.code for examination in examinations), "its state cannot be kept")
+        return Report((_own_failure("S00", "the state of this patient cannot be kept", error),), (), nothing, time.monotonic() - began)
+    try:
+        report = _examined(replace(patient, batch=probe(patient), known={}), examinations, deadline=began + budget)
+    finally:
+        snapshot.restore()
+    if digest(patient) != before:
+        report += Report((_own_failure("S00", "an examination changed the patient", None),))
+    return replace(report, seconds=time.monotonic() - began)
+
+
+def _examined(patient: Patient, examinations: Sequence[Examination], *, deadline: float) -> Report:
     findings: list[Finding] = []
     passed: list[str] = []
     not_run: dict[str, str] = {}
-
-    patient = replace(patient, batch=probe(patient), known={})
+    snapshot = Snapshot.of(patient)
     if (trouble := trial(patient)) is not None:
         findings.append(trouble)
     snapshot.restore()
-    is_large = sum(parameter.numel() for parameter in patient.model.parameters()) > LARGE
+    if trouble is None and any(map(is_lazy, (*patient.model.parameters(), *patient.model.buffers()))):
+        patient.model(patient.batch[0])  # for as long as the visit lasts, it is what it will be
+        snapshot = Snapshot.of(patient)
+    is_large = sum(parameter.numel() for parameter in patient.model.parameters() if not is_lazy(parameter)) > LARGE
     for examination in examinations:
         missing = [name for name in examination.needs if getattr(patient, name) is None]
         if trouble is not None and examination.code[0] in "ML":
@@ -41,7 +59,7 @@ def visit(patient: Patient, examinations: Sequence[Examination], *, budget: floa
             not_run[examination.code] = f"no {' and no '.join(missing)}"
         elif is_large and not examination.of_large:
             not_run[examination.code] = f"more than {LARGE:,} parameters"
-        elif time.monotonic() - began + examination.passes * patient.seconds_per_pass > budget:
+        elif time.monotonic() + examination.passes * patient.seconds_per_pass > deadline:
             not_run[examination.code] = "budget"
         else:
             try:
@@ -53,9 +71,7 @@ def visit(patient: Patient, examinations: Sequence[Examination], *, budget: floa
             except Exception as error:  # noqa: BLE001 - whatever it is, it is the doctor's, and the run goes on
                 findings.append(_own_failure(examination.code, f"{examination.name} could not be made", error))
             snapshot.restore()
-    if digest(patient) != before:
-        findings.append(_own_failure("S00", "an examination changed the patient", None))
-    return Report(tuple(findings), tuple(passed), not_run, time.monotonic() - began)
+    return Report(tuple(findings), tuple(passed), not_run)
 
 
 def probe(patient: Patient) -> tuple[Tensor, Tensor]:
