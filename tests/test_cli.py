@@ -11,7 +11,8 @@ import pytest
 
 from catdog import __version__
 from catdog import run as phases
-from catdog.cli import EXIT_CODES, REPORTED_NAMES
+from catdog.cli.exits import EXIT_CODES
+from catdog.cli.terminal import REPORTED_NAMES
 from catdog.config import TrainConfig
 from catdog.errors import NoDevice
 from catdog.machine import Machine
