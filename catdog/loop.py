@@ -127,7 +127,7 @@ def order_of(split: Split, config: TrainConfig, *, epoch: int) -> list[int]:
 
 
 def train_step(learner: Learner, inputs: Tensor, target: Tensor, *, images: int, state: State) -> None:
-    """One update from this rank's share of a batch of `images`: forward, is the loss finite, backward, clip, step. Counts it in `state`.
+    """One update from this rank's shard of a batch of `images`: forward, is the loss finite, backward, clip, step. Counts it in `state`.
 
     Each image's loss is multiplied by its label's weight, and the mean is over images, not over weights: a batch that happens to
     hold only common labels makes a small step. A batch goes through in micro-batches, whose gradients add up to those of the batch,
@@ -145,7 +145,7 @@ def train_step(learner: Learner, inputs: Tensor, target: Tensor, *, images: int,
         with learner.ranks.no_sync(learner.shared, is_last=number == pieces):
             with learner.autocast():
                 logits = learner.forward(mixed.inputs[part])
-                losses, weighted = learner.losses_of(logits, [(wanted[part], share) for wanted, share in mixed.parts])
+                losses, weighted = learner.losses_of(logits, [(wanted[part], lam) for wanted, lam in mixed.parts])
             mean = weighted.sum() / images
             if not torch.isfinite(learner.ranks.sum(mean.detach().clone())):
                 raise NonFiniteLoss(f"Expected a finite loss at step {state.step}. Received: {mean.item()}.", step=state.step)
@@ -185,7 +185,7 @@ def evaluate(
     ranks = ranks if len(split) >= ranks.size else ALONE
     answers: list[tuple[Tensor, Tensor, Tensor]] = []
     done = 0
-    for inputs, target in split.batches(split.plan(batch_size, ranks.share(range(len(split))))):
+    for inputs, target in split.batches(split.plan(batch_size, ranks.shard(range(len(split))))):
         logits, there = network(inputs.to(device, non_blocking=True)), target.to(device, non_blocking=True)
         answers.append((loss(logits, there).double(), logits, there))
         done += len(target) * ranks.size

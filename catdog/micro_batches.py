@@ -9,13 +9,13 @@ MAX_HALVINGS = 3
 
 
 def number_of(learner: Learner, images: int, state: State) -> int:
-    """In how many micro-batches a batch goes through; ranks with a smaller part of it make as many.
+    """In how many micro-batches a batch goes through; ranks with a smaller shard make as many.
 
     Only where single images were asked for has one of them less than two: batch normalisation cannot take one.
     """
-    own, asked = -(-images // learner.ranks.size), learner.config.micro_batch
-    most = min(state.micro_batch or own, asked or own)
-    return -(-own // most) if most == 1 else max(1, min(-(-own // most), images // learner.ranks.size // 2))
+    shard, asked = -(-images // learner.ranks.size), learner.config.micro_batch
+    most = min(state.micro_batch or shard, asked or shard)
+    return -(-shard // most) if most == 1 else max(1, min(-(-shard // most), images // learner.ranks.size // 2))
 
 
 def can_halve(learner: Learner, images: int, state: State, *, because: RuntimeError) -> bool:

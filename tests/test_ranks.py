@@ -78,7 +78,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[dict[str, Any]
 def test_two_processes_train_as_one_does(
     alone: tuple[list[dict[str, Any]], dict[str, torch.Tensor]], tmp_path: Path, micro_batch: int,
 ) -> None:
-    """Ragged batches, ragged shares, a validation of seven for two: the same weights, averages and figures to 1e-5."""
+    """Ragged batches, ragged shards, a validation of seven for two: the same weights, averages and figures to 1e-5."""
     epochs, weights = alone
     shared_epochs, shared_weights = train(tmp_path / "two", ranks=2, micro_batch=micro_batch)
     assert len(epochs) == len(shared_epochs) == 3
@@ -91,11 +91,11 @@ def test_two_processes_train_as_one_does(
 
 
 @given(images=st.integers(0, 40), size=st.integers(1, 5))
-def test_shares_are_parts_of_the_whole(images: int, size: int) -> None:
-    shares = [Ranks(rank, size).share(range(images)) for rank in range(size)]
-    assert sorted(position for share in shares for position in share) == list(range(images))
-    assert max(map(len, shares)) - min(map(len, shares)) <= 1
-    assert ALONE.share(range(images)) == list(range(images))
+def test_shards_are_parts_of_the_whole(images: int, size: int) -> None:
+    shards = [Ranks(rank, size).shard(range(images)) for rank in range(size)]
+    assert sorted(position for shard in shards for position in shard) == list(range(images))
+    assert max(map(len, shards)) - min(map(len, shards)) <= 1
+    assert ALONE.shard(range(images)) == list(range(images))
 
 
 @pytest.fixture
