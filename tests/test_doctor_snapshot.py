@@ -3,6 +3,7 @@
 import random
 from collections import deque
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrizations, parametrize
 from torch.optim import SGD, Adam, AdamW, Optimizer
 from torch.optim.swa_utils import AveragedModel
@@ -17,7 +19,7 @@ from torch.optim.swa_utils import AveragedModel
 from catdog.doctor import Culprit, Finding, Patient
 from catdog.doctor.examination import examination
 from catdog.doctor.patient import usual_step
-from catdog.doctor.snapshot import Snapshot, digest
+from catdog.doctor.snapshot import Snapshot, digest, way_back
 from catdog.doctor.visit import visit
 
 BATCH = torch.linspace(-1, 1, 48).view(8, 6), torch.arange(8) % 2
@@ -384,7 +386,7 @@ def test_data_is_gone_through_but_not_copied() -> None:
     assert pictures[0] == first
 
 
-@examination("M99", "a careless one", catches="nothing")
+@examination("T99", "a careless one", catches="nothing")
 def careless(patient: Patient) -> Iterator[Finding]:
     train(patient)
     if not isinstance(patient.model, torch.jit.ScriptModule):
@@ -394,31 +396,31 @@ def careless(patient: Patient) -> Iterator[Finding]:
     yield from ()
 
 
-@examination("M98", "one that fails", catches="nothing")
+@examination("T98", "one that fails", catches="nothing")
 def failing(patient: Patient) -> Iterator[Finding]:
     train(patient)
-    yield Finding("M98", "info", "halfway", Culprit("it"))
+    yield Finding("T98", "info", "halfway", Culprit("it"))
     raise RuntimeError("Expected.")
 
 
-@examination("M97", "one that is interrupted", catches="nothing")
+@examination("T97", "one that is interrupted", catches="nothing")
 def interrupted(patient: Patient) -> Iterator[Finding]:
     train(patient)
     yield from ()
     raise KeyboardInterrupt
 
 
-@examination("M96", "one that tells how the patient came", catches="nothing")
+@examination("T96", "one that tells how the patient came", catches="nothing")
 def telling(patient: Patient) -> Iterator[Finding]:
-    yield Finding("M96", "info", digest(patient), Culprit("it"))
+    yield Finding("T96", "info", digest(patient), Culprit("it"))
 
 
 def test_a_patient_leaves_as_it_came(patient: Patient) -> None:
     before = digest(patient)
     report = visit(patient, (telling, careless, telling, failing, telling), budget=60)
     assert digest(patient) == before
-    assert len({finding.message for finding in report.findings if finding.code == "M96"}) == 1
-    assert [(one.code, one.severity) for one in report.findings if one.code != "M96"] == [("M98", "warning")]
+    assert len({finding.message for finding in report.findings if finding.code == "T96"}) == 1
+    assert [(one.code, one.severity) for one in report.findings if one.code != "T96"] == [("T98", "warning")]
     assert not report.not_run
 
 
@@ -440,7 +442,7 @@ def test_a_patient_whose_state_cannot_be_kept_is_not_touched() -> None:
     model[0].register_buffer("strange", torch.zeros(2).as_subclass(Unreadable))
     report = visit(made(model), (careless,), budget=60)
     assert model.training
-    assert set(report.not_run) == {"M99"}
+    assert set(report.not_run) == {"T99"}
     assert [(finding.code, finding.severity) for finding in report.findings] == [("S00", "warning")]
 
 
@@ -450,3 +452,54 @@ def test_an_examination_of_a_large_batch_may_change_it() -> None:
     patient.batch = BATCH[0].repeat(3, 1), BATCH[1].repeat(3)
     report = visit(patient, (telling, careless, telling), budget=60)
     assert len({finding.message for finding in report.findings}) == 1
+
+
+def test_what_is_compiled_is_examined_as_it_was_written() -> None:
+    compilations = []
+
+    def backend(graph: Any, _: Any) -> Any:
+        compilations.append(graph)
+        return graph
+
+    model: Any = torch.compile(small(), backend=backend)
+    torch.optim.SGD(model.parameters(), lr=0.1).step()  # from here on torch knows of compilers
+    report = visit(made(model), (careless,), budget=60)
+    assert report.passed == ("T99",)
+    assert not compilations
+    model(BATCH[0])
+    assert compilations
+
+
+def test_what_nobody_can_watch_is_said() -> None:
+    report = visit(scripted(), (replace(careless, code="L99"), replace(careless, code="M99")), budget=60)
+    assert report.passed == ("L99",)
+    assert set(report.not_run) == {"M99"}
+
+
+def test_lazy_networks_are_lazy_afterwards() -> None:
+    model = nn.Sequential(nn.LazyLinear(4), nn.ReLU(), nn.LazyLinear(2))
+
+    @examination("T95", "shapes", catches="nothing")
+    def shapes(patient: Patient) -> Iterator[Finding]:
+        yield Finding("T95", "info", str([tuple(one.shape) for one in patient.model.parameters()]), Culprit("it"))
+
+    report = visit(made(model), (shapes,), budget=60)
+    assert report.findings[0].message == "[(4, 6), (4,), (2, 4), (2,)]"
+    assert isinstance(model[0], nn.LazyLinear)
+    assert is_lazy(model.get_parameter("2.weight"))
+
+
+@pytest.mark.parametrize("thing", [several_groups().optimizer, AveragedModel(small()), several_groups().scheduler])
+def test_one_thing_has_a_way_back(thing: Any) -> None:
+    """Of an optimizer, a network, a scheduler that a step alone knows."""
+    before = str(thing.state_dict())
+    restore = way_back(thing)
+    if isinstance(thing, nn.Module):
+        thing.get_parameter("module.0.weight").data.add_(1)
+    else:
+        thing.load_state_dict({**thing.state_dict(), "last_epoch": 7})
+        for group in getattr(thing, "optimizer", thing).param_groups:
+            group["lr"] = 9.0
+    assert str(thing.state_dict()) != before
+    restore()
+    assert str(thing.state_dict()) == before

@@ -70,6 +70,13 @@ class Belongings:
         found._go((patient.data, patient.training, patient.serving), "data")
         return found
 
+    @classmethod
+    def of_one(cls, thing: Any) -> "Belongings":
+        """Go through one thing that has a state: a module, an optimizer, a scheduler."""
+        found = cls()
+        found._go((thing,), "state")
+        return found
+
     def _go(self, roots: Iterable[Any], mode: Mode) -> None:
         left = [(root, mode) for root in reversed(list(roots))]
         while left:

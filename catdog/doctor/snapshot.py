@@ -1,4 +1,4 @@
-"""Snapshot, digest: everything of a patient that an examination could change, and the way back.
+"""Snapshot, way_back, digest: everything of a patient that an examination could change, and the way back.
 
 Of all that Belongings finds: attributes, contents, values, gradients, flags; and the generators of torch, CUDA, NumPy and Python.
 Things keep their identity: what somebody holds a reference to is what is put back. Of tensors whole storages are kept, so that views,
@@ -8,6 +8,7 @@ expanded and shared tensors are what they were.
 import copy
 import hashlib
 import io
+import itertools
 import random
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -39,14 +40,8 @@ class Snapshot:
     @classmethod
     def of(cls, patient: Patient) -> Self:
         """Keep the present state."""
-        found = Belongings.of(patient)
         with _plain():
-            ways = (
-                *map(_owner, found.owners), *map(_container, found.containers), *map(_cell, found.cells),
-                *(_name(*name) for name in found.names), *map(_tensor, found.tensors), *_values(found.tensors),
-                *map(_array, found.arrays), *map(_generator, found.generators), _common_generators(),
-            )
-        return cls(ways, torch.is_grad_enabled())
+            return cls((*_ways(Belongings.of(patient)), _common_generators()), torch.is_grad_enabled())
 
     def restore(self) -> None:
         """Put it back."""
@@ -54,6 +49,23 @@ class Snapshot:
             for way in self.ways_back:
                 way()
         torch._C._set_grad_enabled(self.records_gradients)
+
+
+def way_back(thing: Any) -> Way:
+    """What puts one thing, and all that it holds, back as it is now: an optimizer, a module, a scheduler."""
+    with _plain():
+        return Snapshot(tuple(_ways(Belongings.of_one(thing))), torch.is_grad_enabled()).restore
+
+
+def _ways(found: Belongings) -> Iterator[Way]:
+    yield from map(_owner, found.owners)
+    yield from map(_container, found.containers)
+    yield from map(_cell, found.cells)
+    yield from itertools.starmap(_name, found.names)
+    yield from map(_tensor, found.tensors)
+    yield from _values(found.tensors)
+    yield from map(_array, found.arrays)
+    yield from map(_generator, found.generators)
 
 
 def _plain() -> AbstractContextManager[None]:

@@ -144,9 +144,9 @@ def _length(node: ast.stmt) -> int:
     return (node.end_lineno or node.lineno) - node.lineno
 
 
-def class_place(owner: type, attribute: str) -> Place | None:
+def class_place(owner: type, attribute: str, *, inherited: bool = True) -> Place | None:
     """The line of the class, or of one that it inherits from, that says `self.attribute = `."""
-    for each in owner.__mro__:
+    for each in owner.__mro__ if inherited else (owner,):
         for function, nodes in _methods(each):
             for node in nodes:
                 if isinstance(node, ast.Attribute) and node.attr == attribute and isinstance(node.ctx, ast.Store):

@@ -96,7 +96,8 @@ def recording(patient: Patient, *, on_event: Callable[[Event], None] | None = No
             stack.enter_context(before("schedule", type(patient.scheduler), "step"))
         stack.enter_context(patch.object(nn.Module, "train", _outermost(nn.Module.train, note)))
         stack.enter_context(_hearing(patient, note))
-        stack.callback(patient.model.register_forward_hook(lambda *call: note("forward", call[-1])).remove)
+        if not isinstance(patient.model, torch.jit.ScriptModule):  # some of them refuse a hook
+            stack.callback(patient.model.register_forward_hook(lambda *call: note("forward", call[-1])).remove)
         stack.callback(register_optimizer_step_pre_hook(lambda *call: note("step", call[0])).remove)
         stack.callback(register_optimizer_step_post_hook(lambda *call: note("stepped", call[0])).remove)
         yield tape

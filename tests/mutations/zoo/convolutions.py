@@ -69,7 +69,7 @@ def _with_auxiliary(outputs: Any, target: Tensor) -> Tensor:
 @healthy("07 inception_v3, auxiliary loss", "returns a named tuple, and only in training")
 def inception(seed: int) -> Patient:
     model = torchvision_network("inception_v3", aux_logits=True, init_weights=False)
-    return patient(model, small_batch(seed, images=4, side=75), _with_auxiliary, intent=Intent())
+    return patient(model, small_batch(seed, images=4, side=299), _with_auxiliary, intent=Intent())
 
 
 def _main_alone(outputs: Any, target: Tensor) -> Tensor:

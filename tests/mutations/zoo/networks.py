@@ -5,26 +5,17 @@ from typing import Any
 
 import torch
 import torchvision
-from torch import Tensor, nn
-from torch.nn import functional
+from torch import nn
 from torch.optim import SGD
 
 from catdog.catalogue import NETWORKS
-from catdog.doctor import Intent, Patient
+from catdog.doctor import Patient
 from catdog.models import build
 from tests.mutations.zoo import pictures
-from tests.mutations.zoo.healthy import CROSS_ENTROPY, Healthy, patient
+from tests.mutations.zoo.healthy import Healthy, patient
 
 SEVERAL = 4
 """Images: few, and enough for statistics of batches."""
-
-
-def _auxiliary(outputs: Any, target: Tensor) -> Tensor:
-    """The loss of whatever is returned: GoogLeNet's and Inception's weights for what helps them through their first training."""
-    if isinstance(outputs, Tensor):
-        return functional.cross_entropy(outputs, target)
-    main, *others = (functional.cross_entropy(one, target) for one in outputs)
-    return torch.stack([main, *(0.3 * other for other in others)]).sum()
 
 
 def _of_torchvision(name: str, seed: int) -> Patient:
@@ -35,13 +26,9 @@ def _of_torchvision(name: str, seed: int) -> Patient:
     elif name == "maxvit_t":
         options["input_size"] = (side, side)
     elif name in ("googlenet", "inception_v3"):
-        options["init_weights"] = False
+        options |= {"init_weights": False, "aux_logits": False}  # which need more pixels; convolutions.py has them
     model: nn.Module = torchvision.models.get_model(name, weights=None, **options)
-    has_auxiliary = name in ("googlenet", "inception_v3")
-    return patient(
-        model, pictures.striped(seed, images=SEVERAL, side=side), _auxiliary if has_auxiliary else None, SGD(model.parameters(), lr=0.01),
-        intent=Intent() if has_auxiliary else CROSS_ENTROPY,
-    )
+    return patient(model, pictures.striped(seed, images=SEVERAL, side=side), optimizer=SGD(model.parameters(), lr=0.01))
 
 
 def _of_catalogue(name: str, seed: int) -> Patient:
