@@ -45,16 +45,22 @@ class Snapshot:
 
     def restore(self) -> None:
         """Put it back."""
-        with torch.no_grad(), _plain():
-            for way in self.ways_back:
-                way()
+        _go(self.ways_back)
         torch._C._set_grad_enabled(self.records_gradients)
 
 
 def way_back(thing: Any) -> Way:
     """What puts one thing, and all that it holds, back as it is now: an optimizer, a module, a scheduler."""
     with _plain():
-        return Snapshot(tuple(_ways(Belongings.of_one(thing))), torch.is_grad_enabled()).restore
+        ways = tuple(_ways(Belongings.of_one(thing)))
+    return lambda: _go(ways)
+
+
+@torch.no_grad()
+def _go(ways: Iterable[Way]) -> None:
+    with _plain():
+        for way in ways:
+            way()
 
 
 def _ways(found: Belongings) -> Iterator[Way]:
