@@ -7,7 +7,7 @@ INSTALLED := $(VENV)/installed
 # A recipe that was cut off leaves no empty secret that counts as made.
 .DELETE_ON_ERROR:
 
-.PHONY: demo test test-long containers-test bench secrets check lint lock up clean
+.PHONY: demo test test-long containers-test zoo bench secrets check lint lock up clean
 
 demo: $(INSTALLED)  ## train on photographs by HTTP and ask about ten that no training saw; DEMO_DATA=FOLDER gives it yours
 	$(BIN)/catdog demo $(if $(DEMO_DATA),--data "$(DEMO_DATA)")
@@ -20,6 +20,9 @@ test-long: $(INSTALLED)  ## the rest: minutes each
 
 containers-test: $(INSTALLED)  ## build the images and run them for real, in the Docker engine that answers; QUICK=1 leaves out the worker image's gigabytes
 	$(BIN)/pytest -m "containers$(if $(QUICK), and not long)" -s --timeout 3600
+
+zoo: $(INSTALLED)  ## the doctor looks at every healthy network there is, an hour or two; what was broken off goes on
+	$(BIN)/python -m tests.mutations.zoo --torchvision --out "$(or $(ZOO_OUT),$(VENV)/zoo.jsonl)"
 
 # The peers lie beside the environment, not in it: nothing of catdog may come to need them.
 BENCH_DATA ?= $(VENV)/pictures

@@ -4,14 +4,14 @@
     python -m tests.mutations.zoo --out zoo.jsonl --torchvision    and every network of torchvision and of the catalogue with one
     python -m tests.mutations.zoo --only "03 ,ReZero" --seeds 1    those in whose names one of these is found
 
-Runs whose rows are in the file already are not made again: what was broken off goes on, and a finished file only shows its table. Ends
-with 1 if anybody was accused. `--shard 1/4` makes a quarter; rows of the four files together are those of all.
+Runs whose rows, of this very doctor, are in the file already are not made again: what was broken off goes on, and a finished file only
+shows its table. Ends with 1 if anybody was accused. `--shard 1/4` makes a quarter; rows of the four files together are those of all.
 """
 
 import argparse
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -19,13 +19,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from tests.mutations.zoo.menagerie import CONFIGURATIONS
 from tests.mutations.zoo.networks import networks
-from tests.mutations.zoo.runs import Row, Run, row_of, runs_of
+from tests.mutations.zoo.runs import Row, Run, row_of, runs_of, version
 from tests.mutations.zoo.table import errors, table, warned
 
 
-def main() -> None:
-    """Make the runs that are missing, and print what all of them say."""
-    asked = _arguments()
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Make the runs that are missing, and print what all of them say. Returns 1 if anybody was accused."""
+    asked = _arguments(arguments)
     only = [part for part in asked.only.split(",") if part]
     runs = runs_of(CONFIGURATIONS, seeds=asked.seeds, only=only)
     runs += runs_of(networks() if asked.torchvision else (), seeds=1, only=only)
@@ -44,9 +44,10 @@ def main() -> None:
             progress.print(_line(run, row), markup=False)
     there = [rows[run.key] for run in runs]
     if not there:
-        sys.exit("Expected a configuration with such a name. Received: none.")
+        console.print(f"Expected parts of the names of configurations. Received: {asked.only}, which none has.")
+        return 2
     console.print(table(there))
-    sys.exit(int(any(map(errors, there))))
+    return int(any(map(errors, there)))
 
 
 def _line(run: Run, row: Row) -> str:
@@ -55,11 +56,11 @@ def _line(run: Run, row: Row) -> str:
 
 
 def _read(file: Path) -> Iterator[Row]:
-    if file.exists():
-        yield from map(json.loads, file.read_text().splitlines())
+    rows = map(json.loads, file.read_text().splitlines() if file.exists() else ())
+    yield from (row for row in rows if row["version"] == version())
 
 
-def _arguments() -> argparse.Namespace:
+def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m tests.mutations.zoo", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -68,7 +69,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--shard", type=_shard, default=(1, 1), metavar="I/N", help="the I-th of N parts")
     parser.add_argument("--out", type=Path, default=Path("zoo.jsonl"), metavar="FILE.jsonl", help="of rows (default: %(default)s)")
     parser.add_argument("--torchvision", action="store_true", help="every network of torchvision and of the catalogue as well")
-    return parser.parse_args()
+    return parser.parse_args(arguments)
 
 
 def _shard(text: str) -> tuple[int, int]:
@@ -79,4 +80,4 @@ def _shard(text: str) -> tuple[int, int]:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -108,7 +108,7 @@ def checkpointed(seed: int) -> Patient:
     return patient(Checkpointed(), small_batch(seed))
 
 
-@healthy("11 shufflenet_v2_x0_5", "half of the channels pass through untouched", quick=True)
+@healthy("11 shufflenet_v2_x0_5", "half of the channels pass through untouched")
 def shufflenet(seed: int) -> Patient:
     return patient(torchvision_network("shufflenet_v2_x0_5"), small_batch(seed))
 
@@ -135,7 +135,7 @@ def grouped(seed: int) -> Patient:
     return patient(Grouped(), (images[seed % 2 :][:1], target[seed % 2 :][:1]))
 
 
-@healthy("25 grey pictures in three channels", "all channels are equal", quick=True)
+@healthy("25 grey pictures in three channels", "all channels are equal")
 def grey(seed: int) -> Patient:
     images, target = pictures.striped(seed, channels=1)
     return patient(torchvision_network("resnet18"), (images.repeat(1, 3, 1, 1), target))
@@ -174,7 +174,7 @@ class UNet(nn.Module):
         return logits
 
 
-@healthy("a U-Net that uses its decoder", "skips, concatenations, activations in place", quick=True)
+@healthy("a U-Net that uses its decoder", "skips, concatenations, activations in place")
 def unet(seed: int) -> Patient:
     return patient(UNet(), small_batch(seed))
 

@@ -47,7 +47,7 @@ def read_from_file(model: nn.Module, prefix: str = "") -> dict[str, Tensor]:
     return {name: tensor.clone() for name, tensor in model.state_dict().items() if name.startswith(prefix) and not name.startswith(heads)}
 
 
-@healthy("13 linear probe", "the backbone has no gradient and stays in evaluation mode", quick=True)
+@healthy("13 linear probe", "the backbone has no gradient and stays in evaluation mode")
 def probe(seed: int) -> Patient:
     model = Probe().train()
     intent = Intent(
@@ -169,7 +169,7 @@ class Truncated(torchvision.models.ResNet):  # type: ignore[misc]
         return logits
 
 
-@healthy("20 truncated encoder", "the last stage and the old head are never called", allowed=("M02",), quick=True)
+@healthy("20 truncated encoder", "the last stage and the old head are never called", allowed=("M02",))
 def truncated(seed: int) -> Patient:
     return patient(Truncated(), small_batch(seed))
 

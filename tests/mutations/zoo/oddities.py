@@ -98,7 +98,7 @@ def partly_compiled(seed: int) -> Patient:
     return patient(model, small_batch(seed))
 
 
-@healthy("compiled in place", "its call goes somewhere else", quick=True)
+@healthy("compiled in place", "its call goes somewhere else")
 def compiled_in_place(seed: int) -> Patient:
     model = Small()
     model.compile(backend="eager")
@@ -152,7 +152,7 @@ class Counter(nn.Module):
         return self.seen
 
 
-@healthy("a metric inside the network", "a module whose result goes nowhere, dropout of 0, an identity", quick=True)
+@healthy("a metric inside the network", "a module whose result goes nowhere, dropout of 0, an identity")
 def idle(seed: int) -> Patient:
     return patient(Idle(), small_batch(seed))
 

@@ -1,22 +1,27 @@
 """Run, runs_of, row_of: one configuration with one seed, and what came of it as a JSON object.
 
-    {"name": "01 ...", "seed": 0, "seconds": 3.1, "made": 0.4, "findings": [...], "not_run": {"M14": "..."}, "equal": true, "allowed": []}
+    {"version": "...", "name": "01 ...", "seed": 0, "allowed": [], "seconds": 3.1, "made": 0.4, "findings": [...], "not_run": {...},
+     "equal": true}
 
 `equal` is whether the digest of the patient was the same before and after. A visit that raises has "raised" with its traceback.
 """
 
+import functools
 import gc
+import hashlib
 import random
 import time
 import traceback
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from catdog import doctor
 from catdog.doctor.catalogue import EXAMINATIONS
 from catdog.doctor.snapshot import digest
 from catdog.doctor.visit import visit
@@ -24,6 +29,8 @@ from tests.mutations.zoo.healthy import Healthy
 
 BUDGET = 30.0
 """Seconds of a visit; of what is said to need no more, beside what cannot be interrupted."""
+
+SOURCES = (*Path(doctor.__file__).parent.glob("*.py"), *Path(__file__).parent.glob("*.py"))
 
 Row = dict[str, Any]
 
@@ -47,9 +54,15 @@ def runs_of(configurations: Sequence[Healthy], *, seeds: int, only: Sequence[str
     return [Run(one, seed) for one in chosen for seed in range(seeds)]
 
 
+@functools.cache
+def version() -> str:
+    """Of the doctor and of the zoo: a row of another one says nothing of this one."""
+    return hashlib.sha256(b"".join(path.read_bytes() for path in sorted(SOURCES))).hexdigest()[:12]
+
+
 def row_of(run: Run) -> Row:
     """Make the configuration, and examine it."""
-    row: Row = {"name": run.configuration.name, "seed": run.seed, "allowed": list(run.configuration.allowed)}
+    row: Row = {"version": version(), "name": run.configuration.name, "seed": run.seed, "allowed": list(run.configuration.allowed)}
     for start in (torch.manual_seed, np.random.seed, random.seed):
         start(run.seed)
     began = time.monotonic()

@@ -60,7 +60,7 @@ def tied(seed: int) -> Patient:
     return patient(Tied(), small_batch(seed), _with_drawing, intent=Intent(ties=(("encoder.weight", "turned.weight"),)))
 
 
-@healthy("41b weight_norm and spectral_norm", "the weight is no parameter; buffers change in every training pass", quick=True)
+@healthy("41b weight_norm and spectral_norm", "the weight is no parameter; buffers change in every training pass")
 def parametrised(seed: int) -> Patient:
     model = Small()
     for layer in (model.features[0], model.features[4]):

@@ -48,7 +48,7 @@ def smoothing(seed: int) -> Patient:
     return patient(Small(dropout=0.5), small_batch(seed), loss, intent=Intent(loss="cross_entropy", label_smoothing=0.1))
 
 
-@healthy("32 one logit, BCEWithLogits", "one output for two labels", quick=True)
+@healthy("32 one logit, BCEWithLogits", "one output for two labels")
 def one_logit(seed: int) -> Patient:
     criterion = nn.BCEWithLogitsLoss()
     return patient(
@@ -84,7 +84,7 @@ def _evaluate_shares(model: nn.Module, batches: Iterable[Batch], loss: Loss) -> 
     return {"loss": total / images, "accuracy": hits / images}
 
 
-@healthy("33 sigmoid and BCELoss", "an activation at the end", quick=True)
+@healthy("33 sigmoid and BCELoss", "an activation at the end")
 def shares(seed: int) -> Patient:
     model = Ending(1, nn.Sigmoid(), nn.Flatten(0))
     return patient(
