@@ -12,19 +12,20 @@ from catdog.doctor.examination import CannotTell, Examination, examination
 from catdog.doctor.findings import Culprit, Finding
 from catdog.doctor.operations import Operation, Operations
 from catdog.doctor.patient import Patient, logits_of
-from catdog.doctor.redraw import Weights, mode, seeded, settle, unwrapped
+from catdog.doctor.redraw import ABSOLUTE, mode, seeded, settle
+from catdog.doctor.trace import eager
 
-DRAWS = 4
-"""Weights at which outputs must keep within their bounds."""
-LOUD = 1000.0
-"""Factor on the last weights: outputs without an activation grow as much."""
+DRAWS = 3
+"""Last weights at which outputs must keep within their bounds."""
+LOUD = 10.0
+"""Largest output, about, at the second and further of them: were there no activation. exp() can still take it."""
 FAR = 3.0
 """Times ln C from which on a first loss is far from knowing nothing (Karpathy 2019, https://karpathy.github.io/2019/04/25/recipe/)."""
 CHANCE = 0.05
 """Of a batch that shows no image of the labels that the network has outputs for, if all were equally frequent."""
 SQUASHING = {
     "softmax": "softmax", "log_softmax": "log_softmax", "sigmoid": "sigmoid", "sigmoid_": "sigmoid", "hardsigmoid": "sigmoid",
-    "tanh": "tanh", "tanh_": "tanh", "hardtanh": "tanh",
+    "tanh": "bounded", "tanh_": "bounded", "hardtanh": "bounded",
 }
 """torch's functions by the range they keep."""
 BENDING = frozenset({"relu", "relu_", "relu6", "gelu", "silu", "elu", "softplus", "hardswish", "mish"})
@@ -33,7 +34,7 @@ WANTED = {"cross_entropy": "logits", "bce_with_logits": "logits", "bce": "probab
 """What a loss takes."""
 
 
-@examination("M10", "head", catches="a wrong number of outputs, softmax or sigmoid before cross-entropy", passes=DRAWS + 3)
+@examination("M10", "head", catches="a wrong number of outputs, softmax or sigmoid before cross-entropy", passes=DRAWS + 4)
 def head(patient: Patient) -> Iterator[Finding]:
     """Errors: an output without a label, or the reverse; a range, measured and in the code, that the loss does not take."""
     outputs = patient.model(patient.batch[0])
@@ -140,10 +141,10 @@ def _number(patient: Patient, logits: Tensor, kind: str | None) -> Iterator[Find
 def _last(patient: Patient) -> _Last:
     """Follow the outputs back to the operation that made their values."""
     modules: list[str] = []
-    kept = Operations(lambda result, _: result)
+    kept = Operations(eager(patient.model), lambda result, _: result)
     handles = [
         module.register_forward_hook(lambda *_, path=path: modules.append(path))
-        for path, module in unwrapped(patient.model).named_modules() if not any(True for _ in module.children())
+        for path, module in eager(patient.model).named_modules() if not any(True for _ in module.children())
     ]
     try:
         with torch.no_grad(), kept:
@@ -151,7 +152,7 @@ def _last(patient: Patient) -> _Last:
     finally:
         for handle in handles:
             handle.remove()
-    network = unwrapped(patient.model)
+    network = eager(patient.model)
     with_weights = [path for path in modules if any(True for _ in network.get_submodule(path).parameters(recurse=False))]
     made = [one for one in kept.all if logits is not None and _is_made_of(logits, one.kept)]
     return _Last(made[0] if made else None, with_weights[-1] if with_weights else "")
@@ -163,24 +164,26 @@ def _is_made_of(logits: Tensor, result: Tensor) -> bool:
 
 
 def _range(patient: Patient, last: _Last) -> str | None:
-    """softmax, log_softmax, sigmoid or tanh, by what the outputs are at other, and at much larger, weights; None: without bounds."""
-    network, (inputs, _) = unwrapped(patient.model), patient.batch
-    weights = Weights(network)
-    possible = {"softmax", "log_softmax", "sigmoid", "tanh"}
+    """softmax, log_softmax, sigmoid or bounded, by what the outputs are at other and much larger last weights; None: without bounds."""
+    inputs, _ = patient.batch
+    layer = eager(patient.model).get_submodule(last.module)
+    start = {name: weight.detach().clone() for name, weight in layer.named_parameters(recurse=False)}
+    settle(patient.model, inputs)
+    possible, largest = {"softmax", "log_softmax", "sigmoid", "bounded"}, 1.0
     for draw in range(DRAWS):
-        weights.draw(draw)
-        settle(patient.model, inputs)
+        generator = torch.Generator().manual_seed(draw)
         with torch.no_grad(), mode(patient.model, training=False):
-            if draw:
-                for weight in network.get_submodule(last.module).parameters(recurse=False):
-                    weight.mul_(LOUD)
+            for name, weight in layer.named_parameters(recurse=False):
+                noise = torch.randn(weight.shape, generator=generator).to(weight)
+                weight.copy_((start[name] + noise * (start[name].square().mean().sqrt() + ABSOLUTE)) * (LOUD / largest if draw else 1.0))
             seeded(draw)
             logits = logits_of(patient.model(inputs))
-        if logits is None:
+            for name, weight in layer.named_parameters(recurse=False):
+                weight.copy_(start[name])
+        if logits is None or not (possible := possible & _ranges(logits.float())):
             return None
-        possible &= _ranges(logits.float())
-    weights.back()
-    return next((name for name in ("softmax", "log_softmax", "sigmoid", "tanh") if name in possible), None)
+        largest = largest if draw else max(float(logits.abs().max()), 1e-3)
+    return next(name for name in ("softmax", "log_softmax", "sigmoid", "bounded") if name in possible)
 
 
 def _ranges(logits: Tensor) -> set[str]:
@@ -189,7 +192,7 @@ def _ranges(logits: Tensor) -> set[str]:
     is_table = logits.ndim == 2 and logits.shape[1] > 1
     found = set()
     if bool(((logits >= -1) & (logits <= 1)).all()):
-        found.add("tanh")
+        found.add("bounded")
     if bool(((logits >= 0) & (logits <= 1)).all()):
         found.add("sigmoid")
         if is_table and bool((logits.sum(dim=1) - 1).abs().max() < 1e-4):
@@ -202,7 +205,7 @@ def _ranges(logits: Tensor) -> set[str]:
 def _activation(patient: Patient, shape: str | None, kind: str | None, last: _Last) -> Iterator[Finding]:
     """What the outputs are against what the loss takes. Two witnesses: the range they keep, and the operation that makes them."""
     written = last.operation.name if last.operation is not None else ""
-    said = {"softmax": "probabilities", "sigmoid": "probabilities", "log_softmax": "log-probabilities", "tanh": "numbers from -1 to 1"}
+    said = {"softmax": "probabilities", "sigmoid": "probabilities", "log_softmax": "log-probabilities", "bounded": "numbers from -1 to 1"}
     wanted = WANTED.get(kind or "")
     culprit = _culprit(patient, last)
     if shape is None and wanted == "log-probabilities":
@@ -212,7 +215,7 @@ def _activation(patient: Patient, shape: str | None, kind: str | None, last: _La
     elif shape is not None and wanted is not None and said[shape] != wanted and not (shape == "log_softmax" and kind == "cross_entropy"):
         is_written = SQUASHING.get(written) == shape
         evidence = (
-            f"the outputs stay {said[shape]} with the last weights times {LOUD:g}",
+            f"the outputs stay {said[shape]} when the last weights are made larger",
             f"the operation that makes them: {written}" if written else "the operation that makes them is not known",
             f"the loss takes {wanted} ({kind})",
         )
@@ -253,7 +256,7 @@ def _start(patient: Patient, logits: Tensor) -> Iterator[Finding]:
 
 
 def _culprit(patient: Patient, last: _Last) -> Culprit:
-    network = unwrapped(patient.model)
+    network = eager(patient.model)
     name = f"{last.module} ({type(network.get_submodule(last.module)).__name__})" if last.module else type(network).__name__
     place = last.operation.place if last.operation is not None else None
     if last.operation is not None and last.operation.name in {*SQUASHING, *BENDING}:

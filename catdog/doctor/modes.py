@@ -9,11 +9,12 @@ from torch import Tensor, nn
 
 from catdog.doctor.examination import Examination, examination
 from catdog.doctor.findings import Culprit, Finding
+from catdog.doctor.hidden import hidden_modules
 from catdog.doctor.operations import Operation, Operations, by_row
 from catdog.doctor.patient import Patient, tensors_in
-from catdog.doctor.redraw import Weights, seeded, settle, unwrapped
-from catdog.doctor.registration import hidden_modules
+from catdog.doctor.redraw import Weights, seeded, settle
 from catdog.doctor.source import Place, module_caller
+from catdog.doctor.trace import eager
 
 PASSES = 6
 """In training, with as many seeds: dropout of a twentieth and more is seen in one of them."""
@@ -30,7 +31,7 @@ _Dropout = nn.modules.dropout._DropoutNd
 )
 def modes(patient: Patient) -> Iterator[Finding]:
     """Errors: two evaluations differ, but not with the same random numbers; statistics move in evaluation; dropout has no effect."""
-    network = unwrapped(patient.model)
+    network = eager(patient.model)
     weights = Weights(network)
     yield from _flags(patient, network)
     weights.draw(0)  # a head of zeros answers the same whatever is dropped
@@ -58,12 +59,6 @@ def _flags(patient: Patient, network: nn.Module) -> Iterator[Finding]:
                 remedy="torch's momentum is the share of the new batch: 0.1 is usual.",
             )
             break
-    for path, module in network.named_modules():
-        if isinstance(module, _Dropout) and module.p >= 1 and module.training:
-            yield Finding(
-                "M11", "error", f"{path} drops everything in training", Culprit(path), (f"p = {module.p:g}", "its output is 0 everywhere"),
-                "A share below 1.",
-            )
 
 
 def _after_training_is_called(patient: Patient, network: nn.Module) -> list[tuple[str, nn.Module]]:
@@ -156,10 +151,9 @@ def _first_random(patient: Patient, network: nn.Module) -> Operation | None:
     passes: list[list[Operation]] = []
     for seed in (0, 1):
         seeded(seed)
-        operations = Operations(by_row(len(patient.batch[0])))
-        with torch.no_grad(), operations:
+        with torch.no_grad(), Operations(network, by_row(len(patient.batch[0]))) as noted:
             network(patient.batch[0])
-        passes.append(operations.all)
+        passes.append(noted.all)
     for one, other in zip(passes[0], passes[1], strict=False):
         same = one.kept is None or other.kept is None or torch.equal(one.kept, other.kept)
         if one.name != other.name or not same:
@@ -168,39 +162,47 @@ def _first_random(patient: Patient, network: nn.Module) -> Operation | None:
 
 
 def _training(patient: Patient, network: nn.Module) -> Iterator[Finding]:
-    """Where a dropout drops something, something must come of it."""
+    """Where a dropout drops something, something must come of it, and something must be left."""
     drops: dict[str, Place | None] = {}
+    left: set[str] = set()
 
     def note(call: Any, path: str) -> None:
         module, given, result = call
         if not torch.equal(given[0], result):
             drops.setdefault(path, module_caller(module))
+        left.update([path] if bool(result.any()) else [])
 
-    live = [
-        (path, module) for path, module in network.named_modules()
-        if isinstance(module, _Dropout) and module.training and SEEN <= module.p < 1 and not module.inplace
-    ]
+    live = {
+        path: module for path, module in network.named_modules()
+        if isinstance(module, _Dropout) and module.training and module.p >= SEEN and not module.inplace
+    }
     if not live:
         return
     with ExitStack() as stack:
-        for path, module in live:
+        for path, module in live.items():
             stack.callback(module.register_forward_hook(lambda *call, path=path: note(call, path)).remove)
         first = _said(patient, 0)
         is_without = all(_same(first, _said(patient, seed)) for seed in range(1, PASSES))
-    if is_without and drops:
-        path, place = next(iter(drops.items()))
+    everything = [path for path in drops if path not in left and live[path].p >= 1]
+    for path in everything or (list(drops)[:1] if is_without else []):
+        place = drops[path]
         yield Finding(
-            "M11", "error", f"{path} drops values in training and nothing comes of it: its result is not used",
+            "M11", "error", f"{path} drops everything in training" if everything else
+            f"{path} drops values in training and nothing comes of it: its result is not used",
             Culprit(path, str(place) if place is not None else None),
+            (f"p = {live[path].p:g}, and all it returns is 0",) if everything else
             (f"{PASSES} training passes with as many seeds are equal bit by bit", f"{len(drops)} dropouts changed what they were given"),
-            f"Use what it returns: {place.text}" if place is not None and place.text else "Use what it returns.",
+            "A share below 1." if everything else f"Use what it returns{f': {place.text}' if place is not None and place.text else '.'}",
         )
 
 
 @torch.no_grad()
 def _said(patient: Patient, seed: int) -> list[Tensor]:
+    """Outputs and loss."""
     seeded(seed)
-    return [one.clone() for one in tensors_in(patient.model(patient.batch[0]))]
+    outputs = patient.model(patient.batch[0])
+    said = [one.clone() for one in tensors_in(outputs)]
+    return [*said, patient.loss(outputs, patient.batch[1])] if patient.loss is not None else said
 
 
 def _same(one: list[Tensor], other: list[Tensor]) -> bool:

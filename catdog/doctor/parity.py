@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from catdog.doctor.examination import CannotTell, Examination, examination
 from catdog.doctor.findings import Culprit, Finding
 from catdog.doctor.patient import Patient, tensors_in
-from catdog.doctor.redraw import answers, seeded, unwrapped
+from catdog.doctor.redraw import answers, seeded
+from catdog.doctor.trace import eager
 
 FAR = 1e-3
 """Largest difference of an answer, as a share of the largest answer, that two ways to compute in float32 may have."""
@@ -26,7 +27,7 @@ LAYER = 10.0
 @examination("M14", "parity", catches="a device or a compiler that computes something else", passes=8)
 def parity(patient: Patient) -> Iterator[Finding]:
     """An error where answers differ by more than FAR in float32, and float64 says that the other way, not the network, is off."""
-    network = unwrapped(patient.model)
+    network = eager(patient.model)
     ways = list(_ways(patient, network))
     if not ways:
         raise CannotTell("one device, and nothing compiled")
@@ -87,7 +88,7 @@ def _heard(network: nn.Module, inputs: Tensor) -> _Heard:
         if tensors:
             layers.setdefault(path, tensors[0].detach().cpu().double())
 
-    inner = unwrapped(network)
+    inner = eager(network)
     with ExitStack() as stack:
         if inner is network:  # a compiled network keeps its own counsel
             for path, module in inner.named_modules():

@@ -10,7 +10,8 @@ from torch.overrides import TorchFunctionMode
 from catdog.doctor.examination import CannotTell, Examination, examination
 from catdog.doctor.findings import Culprit, Finding
 from catdog.doctor.patient import Patient
-from catdog.doctor.redraw import Weights, answers, mode, seeded, settle, strangers, unwrapped
+from catdog.doctor.redraw import Weights, answers, mode, seeded, settle, strangers
+from catdog.doctor.trace import eager
 
 CELLS = 8
 """Along each side of the image: the area is judged by its 64 cells."""
@@ -46,7 +47,7 @@ def sight(patient: Patient) -> Iterator[Finding]:
 def _blind(patient: Patient, evidence: str) -> Finding:
     return Finding(
         "M08", "error", "The outputs do not depend on the image: every image gets the same answer, whatever the weights",
-        Culprit(type(unwrapped(patient.model)).__name__), (f"{evidence}, at {DRAWS} different weights, in training and in evaluation",),
+        Culprit(type(eager(patient.model)).__name__), (f"{evidence}, at {DRAWS} different weights, in training and in evaluation",),
         "Follow the inputs through forward: somewhere they are replaced, multiplied by zero or averaged away.",
     )
 
@@ -103,7 +104,7 @@ def _seen(patient: Patient) -> Tensor | None:
     At drawn weights, in training and in evaluation, until everything is seen.
     """
     inputs, _ = patient.batch
-    weights, seen = Weights(unwrapped(patient.model)), None
+    weights, seen = Weights(eager(patient.model)), None
     for draw in range(DRAWS):
         weights.draw(draw, flip=draw > 0)
         settle(patient.model, inputs)
@@ -171,7 +172,7 @@ class _FirstFloats(TorchFunctionMode):
 def _is_blind(patient: Patient, others: list[Tensor], *, all_draws: bool = False) -> bool:
     """Whether other inputs change no answer by a bit, at drawn weights, in training and in evaluation."""
     inputs, _ = patient.batch
-    weights = Weights(unwrapped(patient.model))
+    weights = Weights(eager(patient.model))
     for draw in range(DRAWS if all_draws else 1):
         weights.draw(draw, flip=draw > 0)
         settle(patient.model, inputs)
