@@ -1,6 +1,6 @@
 """M06 zero gradient: modules that are computed, reach the loss, and never learn, because their gradient is exactly zero."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from fnmatch import fnmatch
@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from catdog.doctor.evidence import is_in
 from catdog.doctor.examination import CannotTell, Examination, examination
 from catdog.doctor.findings import Culprit, Finding
-from catdog.doctor.operations import Operation, Operations
-from catdog.doctor.patient import Patient, tensors_in
+from catdog.doctor.flow import Cut, cut_behind
+from catdog.doctor.patient import Patient
 from catdog.doctor.redraw import Weights, answers, mode, seeded, settle, strangers
 from catdog.doctor.source import Place, module_caller
 from catdog.doctor.trace import eager
@@ -28,7 +28,7 @@ MANY = 20
 
 @examination(
     "M06", "zero gradient", catches="a branch times zero, a dead activation, a saturated gate", needs=("loss",),
-    passes=STEPS * STARTS + DRAWS,
+    passes=STEPS,
 )
 def zero_gradient(patient: Patient) -> Iterator[Finding]:
     """A whole module whose gradient is zero at every step, at every other weights, and of the outputs as of the loss, is an error.
@@ -43,22 +43,37 @@ def zero_gradient(patient: Patient) -> Iterator[Finding]:
     lasting, near = _lasting(patient, silent)
     called = _called(patient)
     told: set[str] = set()
-    for names, why in ((lasting, "structure"), (near, "dead"), (silent, "start")):
+    for names, is_structure in ((lasting, True), (near, False)):
         parts = [_Part(network, path, inside) for path, inside in _whole_modules(network, names - told).items()]
-        zeros = {part.path: _first_zero(patient, part) for part in parts} if why != "start" else {}
-        if why == "dead":  # an accident of a few signs is none of a module's
-            parts = [part for part in parts if (zero := zeros[part.path]) is not None and zero.kept >= MANY]
-        if why != "start":
-            parts = [part for part in parts if any(is_in(one, part.path) for one in called)]
-        for place, group in _by_place(patient, parts, zeros).items():
-            yield _finding(group, place, next((zeros[part.path] for part in group if zeros.get(part.path)), None), why=why)
-        told |= {name for part in parts for name in part.names}
+        parts = [part for part in parts if any(is_in(one, part.path) for one in called)]
+        groups: dict[Cut, list[_Part]] = {}
+        for part in parts:
+            cut = _cut(patient, part)
+            # What a router chooses it may choose otherwise for other images; of a few channels the signs may be an accident.
+            if cut is not None and not cut.is_chosen and (is_structure or cut.channels >= MANY):
+                groups.setdefault(cut, []).append(part)
+        yield from (_finding(group, cut, is_structure=is_structure) for cut, group in groups.items())
+        told |= {name for group in groups.values() for part in group for name in part.names}
+    if not told:  # else the rest is behind what was told
+        yield from _at_this_start(patient, network, silent)
+
+
+def _at_this_start(patient: Patient, network: nn.Module, silent: set[str]) -> Iterator[Finding]:
+    parts = [_Part(network, path, inside) for path, inside in _whole_modules(network, silent).items()]
+    whole = {name for part in parts for name in part.names}
     # A shift before a normalisation, or of the keys of attention, has no gradient by design.
-    single = sorted(name for name in silent - told if network.get_parameter(name).ndim > 1)
-    if single:
+    names = [part.path or type(network).__name__ for part in parts]
+    names += sorted(name for name in silent - whole if network.get_parameter(name).ndim > 1)
+    if names:
+        place = _call_of(patient, parts[0]) if parts else None
         yield Finding(
-            "M06", "warning", f"{len(single)} parameters get a gradient of exactly zero", Culprit(single[0]),
-            (f"over {STEPS} steps from {STARTS} starts: {', '.join(single[:5])}",), "See what they are multiplied with.",
+            "M06", "warning", f"{', '.join(names[:5])}{' and others' if len(names) > 5 else ''}: the gradient is exactly zero",
+            Culprit(names[0], str(place) if place else None),
+            (
+                f"{len(silent)} tensors, over {STEPS} steps from {STARTS} starts",
+                "at other weights the outputs have a gradient, or nothing calls the module: it is the start, the data or the loss",
+            ),
+            "If it stays so when training has begun, see what they are multiplied with.",
         )
 
 
@@ -79,32 +94,21 @@ class _Part:
         return sum(self.network.get_parameter(name).numel() for name in self.names)
 
 
-def _by_place(patient: Patient, parts: list[_Part], zeros: Mapping[str, Operation | None]) -> dict[Place | None, list[_Part]]:
-    """Parts that one line makes zero, together."""
-    groups: dict[Place | None, list[_Part]] = {}
-    for part in parts:
-        zero = zeros.get(part.path)
-        groups.setdefault(zero.place if zero is not None else _call_of(patient, part), []).append(part)
-    return groups
-
-
-def _finding(parts: list[_Part], place: Place | None, zero: Operation | None, *, why: str) -> Finding:
+def _finding(parts: list[_Part], cut: Cut, *, is_structure: bool) -> Finding:
     network = parts[0].network
     total = sum(weight.numel() for weight in network.parameters() if weight.requires_grad)
-    evidence = [f"all {sum(len(part.names) for part in parts)} tensors, over {STEPS} steps from {STARTS} starts: exactly 0"]
-    evidence.append({
-        "structure": f"the gradient of the outputs is 0 as well, in evaluation, at {DRAWS} other weights and inputs",
-        "dead": f"the gradient of the outputs is 0 as well, in evaluation, at {NEAR} other weights and inputs with the same signs",
-        "start": "at other weights the outputs have a gradient: it is the start, the data or the loss that make it zero",
-    }[why])
-    if zero is not None:
-        evidence.append(f"the first result that is zero everywhere: {zero.name}{f' at {zero.place}' if zero.place else ''}")
     names = ", ".join(part.path or type(network).__name__ for part in parts)
+    others = f"{DRAWS} other weights" if is_structure else f"{NEAR} other weights of the same signs"
     return Finding(
-        "M06", "warning" if why == "start" else "error", f"{names} {'is' if len(parts) == 1 else 'are'} computed and never learn"
-        f"{'s' if len(parts) == 1 else ''}: the gradient is exactly zero",
-        Culprit(names, str(place) if place else None, parameters=sum(part.numbers for part in parts) / max(1, total)), tuple(evidence),
-        f"Look at {place}: {place.text}" if place is not None and place.text else "Look at what its output is multiplied with.",
+        "M06", "error", f"{names} {'is' if len(parts) == 1 else 'are'} computed and never learn{'s' if len(parts) == 1 else ''}: "
+        "the gradient is exactly zero",
+        Culprit(names, str(cut.place) if cut.place else None, parameters=sum(part.numbers for part in parts) / max(1, total)),
+        (
+            f"all {sum(len(part.names) for part in parts)} tensors, over {STEPS} steps from {STARTS} starts: exactly 0",
+            f"the gradient of the outputs is 0 as well, in evaluation, at {others} and inputs",
+            f"it ends at {cut}, of {cut.channels} channels",
+        ),
+        f"Look at {cut.place}: {cut.place.text}" if cut.place is not None else f"Look at {cut}.",
     )
 
 
@@ -129,6 +133,7 @@ def _silent(patient: Patient) -> set[str]:
                 for name, gradient in gradients.items():
                     if gradient is not None:
                         trainable[name].add_(gradient, alpha=-RATE)
+    weights.back()
     return reached - learning
 
 
@@ -164,6 +169,7 @@ def _lasting(patient: Patient, silent: set[str]) -> tuple[set[str], set[str]]:
         near = set(lasting) if draw < NEAR else near
         if not lasting:
             break
+    weights.back()
     return lasting, near if draw >= NEAR - 1 else set()
 
 
@@ -217,27 +223,16 @@ def _call_of(patient: Patient, part: _Part) -> Place | None:
     return places[0] if places else None
 
 
-def _first_zero(patient: Patient, part: _Part) -> Operation | None:
-    """The first result, from where the part begins, that is zero everywhere although an argument is not; what is kept is its channels."""
-    network, (inputs, _) = eager(patient.model), patient.batch
-    weights, begun = Weights(network), list[int]()
+def _cut(patient: Patient, part: _Part) -> Cut | None:
+    """Where its gradient ends, at weights beside the start."""
+    weights = Weights(part.network)
     weights.draw(0)
-    settle(patient.model, inputs)
-
-    def channels(result: Tensor, arguments: tuple[object, ...]) -> int:
-        given = [one for one in tensors_in(list(arguments)) if one.is_floating_point() and one.ndim and len(one) == len(inputs)]
-        if result.ndim < 2 or not result.numel() or bool(result.any()) or not any(bool(one.any()) for one in given):
-            return 0
-        return result.shape[1] if result.ndim == 4 else result.shape[-1]
-
-    operations = Operations(network, channels)
-    with ExitStack() as stack, torch.no_grad(), mode(patient.model, training=False):
-        for module in part.module.modules():  # a list of modules is never called itself
-            stack.callback(module.register_forward_pre_hook(lambda *_: begun.append(len(operations.all))).remove)
-        with operations:
-            network(inputs)
+    settle(patient.model, patient.batch[0])
+    seeded(0)
+    with mode(patient.model, training=False):
+        cut = cut_behind(part.network, part.path, patient.batch[0])
     weights.back()
-    return next((one for one in operations.all[min(begun, default=0) :] if one.kept), None)
+    return cut
 
 
 EXAMINATIONS: tuple[Examination, ...] = (zero_gradient,)

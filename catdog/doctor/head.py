@@ -5,9 +5,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
+from catdog.doctor.criterion import WANTED, loss_kind, loss_lost
 from catdog.doctor.examination import CannotTell, Examination, examination
 from catdog.doctor.findings import Culprit, Finding
 from catdog.doctor.operations import Operation, Operations
@@ -19,6 +20,8 @@ DRAWS = 3
 """Last weights at which outputs must keep within their bounds."""
 LOUD = 10.0
 """Largest output, about, at the second and further of them: were there no activation. exp() can still take it."""
+LEAST = 0.05
+"""What a loss loses by outputs in bounds: sigmoid before cross-entropy 0.31 of two labels, tanh 0.13."""
 FAR = 3.0
 """Times ln C from which on a first loss is far from knowing nothing (Karpathy 2019, https://karpathy.github.io/2019/04/25/recipe/)."""
 CHANCE = 0.05
@@ -30,18 +33,16 @@ SQUASHING = {
 """torch's functions by the range they keep."""
 BENDING = frozenset({"relu", "relu_", "relu6", "gelu", "silu", "elu", "softplus", "hardswish", "mish"})
 """Activations without an upper bound: nothing negative, or hardly, can be said after them."""
-WANTED = {"cross_entropy": "logits", "bce_with_logits": "logits", "bce": "probabilities", "nll": "log-probabilities"}
-"""What a loss takes."""
 
 
-@examination("M10", "head", catches="a wrong number of outputs, softmax or sigmoid before cross-entropy", passes=DRAWS + 4)
+@examination("M10", "head", catches="a wrong number of outputs, softmax or sigmoid before cross-entropy", passes=3)
 def head(patient: Patient) -> Iterator[Finding]:
     """Errors: an output without a label, or the reverse; a range, measured and in the code, that the loss does not take."""
     outputs = patient.model(patient.batch[0])
     logits = logits_of(outputs)
     if logits is None or not logits.is_floating_point() or logits.ndim == 0:
         raise CannotTell("no logits")
-    kind = _loss_kind(patient, outputs)
+    kind = loss_kind(patient, outputs)
     yield from _number(patient, logits, kind)
     last = _last(patient)
     shape = _range(patient, last)
@@ -58,55 +59,6 @@ class _Last:
     """The last one, but for those that only view its result."""
     module: str
     """The path of the last module with weights that was called; empty: the network itself."""
-
-
-def _loss_kind(patient: Patient, outputs: object) -> str | None:
-    """What the loss takes, by its type, else by what it does, else as declared."""
-    loss = patient.loss
-    for known, name in (
-        (nn.CrossEntropyLoss, "cross_entropy"), (nn.BCEWithLogitsLoss, "bce_with_logits"), (nn.BCELoss, "bce"), (nn.NLLLoss, "nll"),
-    ):
-        if isinstance(loss, known):
-            return name
-    for function, name in (
-        (functional.cross_entropy, "cross_entropy"), (functional.binary_cross_entropy_with_logits, "bce_with_logits"),
-        (functional.binary_cross_entropy, "bce"), (functional.nll_loss, "nll"),
-    ):
-        if loss is function:
-            return name
-    if loss is None or not isinstance(outputs, Tensor):
-        return patient.intent.loss
-    if _has_own_softmax(patient, outputs):
-        return "cross_entropy"
-    return "nll" if patient.intent.loss == "cross_entropy" and _is_linear(patient, outputs) else patient.intent.loss
-
-
-def _has_own_softmax(patient: Patient, outputs: Tensor) -> bool:
-    """Whether adding a number to all outputs of an image changes nothing, while other outputs do: softmax alone is so."""
-    if outputs.ndim != 2 or outputs.shape[1] < 2:
-        return False
-    said = _asked(patient, outputs, lambda drawn: drawn, lambda drawn: drawn + 3 * torch.arange(1, len(drawn) + 1).to(drawn)[:, None])
-    return said is not None and abs(said[0] - said[1]) <= 1e-4 * (1 + abs(said[0]))
-
-
-def _is_linear(patient: Patient, outputs: Tensor) -> bool:
-    """Whether twice the outputs are twice the loss."""
-    said = _asked(patient, outputs, lambda drawn: drawn, lambda drawn: 2 * drawn)
-    return said is not None and abs(2 * said[0] - said[1]) <= 1e-4 * (1 + abs(said[1]))
-
-
-def _asked(patient: Patient, outputs: Tensor, one: object, other: object) -> tuple[float, float] | None:
-    """The loss of outputs at random, changed in two ways; None where it cannot say, or says the same of everything."""
-    generator = torch.Generator().manual_seed(0)
-    drawn, unlike = (torch.randn(outputs.shape, generator=generator).to(outputs) for _ in range(2))
-    if patient.loss is None or not callable(one) or not callable(other):
-        return None
-    try:
-        with torch.no_grad():
-            first, second, third = (float(patient.loss(value, patient.batch[1])) for value in (one(drawn), other(drawn), unlike))
-    except Exception:  # noqa: BLE001 - a loss that refuses numbers at random
-        return None
-    return (first, second) if all(map(math.isfinite, (first, second, third))) and first != third else None
 
 
 def _number(patient: Patient, logits: Tensor, kind: str | None) -> Iterator[Finding]:
@@ -214,10 +166,13 @@ def _activation(patient: Patient, shape: str | None, kind: str | None, last: _La
         )
     elif shape is not None and wanted is not None and said[shape] != wanted and not (shape == "log_softmax" and kind == "cross_entropy"):
         is_written = SQUASHING.get(written) == shape
+        lost = loss_lost(patient, shape) if wanted == "logits" else None
+        if lost is not None and lost < LEAST:  # a loss that makes it good again, by a temperature or a logarithm
+            return
         evidence = (
             f"the outputs stay {said[shape]} when the last weights are made larger",
             f"the operation that makes them: {written}" if written else "the operation that makes them is not known",
-            f"the loss takes {wanted} ({kind})",
+            f"the loss takes {wanted} ({kind}){f', and with these it cannot fall below {lost:.2f}' if lost is not None else ''}",
         )
         # Without the operation, what sums to one and loves no scale is a softmax written by hand; a mere bound may be chance.
         yield _mismatch(culprit, f"{said[shape]} ({shape})", wanted, evidence, is_certain=is_written or shape == "softmax")

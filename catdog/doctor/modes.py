@@ -27,7 +27,7 @@ _Dropout = nn.modules.dropout._DropoutNd
 
 
 @examination(
-    "M11", "modes", catches="dropout in evaluation, dropout that never drops, statistics that move in evaluation", passes=PASSES + 5,
+    "M11", "modes", catches="dropout in evaluation, dropout that never drops, statistics that move in evaluation", passes=4,
 )
 def modes(patient: Patient) -> Iterator[Finding]:
     """Errors: two evaluations differ, but not with the same random numbers; statistics move in evaluation; dropout has no effect."""

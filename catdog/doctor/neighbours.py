@@ -23,7 +23,7 @@ BATCHES = (7, 5)
 """Two sizes of a batch: an axis that happens to be as long as one is not as long as the other."""
 
 
-@examination("M09", "neighbours", catches="tokens mixed over the batch, softmax or norm over the batch, statistics of the batch", passes=7)
+@examination("M09", "neighbours", catches="tokens mixed over the batch, softmax or norm over the batch, statistics of the batch", passes=4)
 def neighbours(patient: Patient) -> Iterator[Finding]:
     """An error where two of four agree: another first or last image, another order, or being alone changes what is said of the others."""
     inputs, _ = patient.batch

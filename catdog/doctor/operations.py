@@ -18,7 +18,7 @@ _OPERATORS = frozenset({"__getitem__", "__rsub__", "__rpow__", "__rmatmul__"})
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """One function that gave a floating point tensor."""
+    """One function that gave a tensor."""
 
     name: str
     """As torch calls it: relu, mul, reshape, dropout."""
@@ -61,9 +61,9 @@ class Operations(TorchFunctionMode):
         result = func(*args, **(kwargs or {}))
         name = (resolve_name(func) or getattr(func, "__name__", "")).rpartition(".")[2]
         if not name.startswith("__") or name in _OPERATORS:
+            arguments = (*args, *(kwargs or {}).values())
             for tensor in tensors_in(result):
-                if tensor.is_floating_point():
-                    self.all.append(Operation(name, caller(), self._inside[-1], self._keep(tensor, args)))
+                self.all.append(Operation(name, caller(), self._inside[-1], self._keep(tensor, arguments)))
         return result
 
 

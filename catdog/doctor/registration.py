@@ -16,7 +16,7 @@ from catdog.doctor.trace import behind, eager
 
 
 @examination(
-    "M07", "unregistered", catches="modules in a plain list, tensors that are no nn.Parameter", passes=4,
+    "M07", "unregistered", catches="modules in a plain list, tensors that are no nn.Parameter", passes=1,
 )
 def unregistered(patient: Patient) -> Iterator[Finding]:
     """A leaf that the outputs depend on, that stays from pass to pass, and that no parameters() names, is an error.
@@ -65,9 +65,9 @@ def _foreign_leaves(patient: Patient) -> list[Tensor]:
     """Those of two passes that are neither parameters nor the inputs."""
     inputs, _ = patient.batch
     known = {id(one) for one in (*patient.model.parameters(), inputs)}
-    first, second = (_leaves(tensors_in(patient.model(inputs))) for _ in range(2))
-    again = {id(leaf) for leaf in second}
-    return [leaf for leaf in first if id(leaf) not in known and id(leaf) in again]
+    found = [leaf for leaf in _leaves(tensors_in(patient.model(inputs))) if id(leaf) not in known]
+    again = {id(leaf) for leaf in _leaves(tensors_in(patient.model(inputs)))} if found else set()
+    return [leaf for leaf in found if id(leaf) in again]
 
 
 def _leaves(tensors: list[Tensor]) -> list[Tensor]:

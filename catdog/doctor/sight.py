@@ -25,7 +25,7 @@ CHANNELS = 4
 """An axis of images (N, C, H, W) or (N, H, W, C) that is no longer than this one is the channels'."""
 
 
-@examination("M08", "sight", catches="an image, a channel or a region that the outputs do not depend on", passes=2 * DRAWS + 6)
+@examination("M08", "sight", catches="an image, a channel or a region that the outputs do not depend on", passes=3)
 def sight(patient: Patient) -> Iterator[Finding]:
     """An error where two witnesses agree: the gradient is exactly zero there, and other values there change no answer by a bit."""
     inputs, _ = patient.batch
@@ -64,11 +64,12 @@ def _channels(patient: Patient, seen: Tensor) -> Iterator[Finding]:
     used = [channel for channel in range(inputs.shape[own]) if channel not in unseen]
     # A channel that is constant, or a copy of one that is looked at, has nothing to say.
     missed = [channel for channel in unseen if _says_more(inputs, own, channel, used)]
-    for channel in unseen:
+    if missed:
+        names = ", ".join(map(str, missed))
         yield Finding(
-            "M08", "error" if channel in missed else "warning", f"The outputs do not depend on channel {channel} of the image",
-            Culprit(f"channel {channel} of {inputs.shape[own]}"),
-            ("its gradient is exactly 0 at every pixel", "other values in it change no answer"),
+            "M08", "error", f"The outputs do not depend on channel {names} of the image",
+            Culprit(f"channel {names} of {inputs.shape[own]}"),
+            ("the gradient is exactly 0 at every pixel of it", "other values in it change no answer"),
             "Look at what forward takes of its input, and at the channels of the first convolution.",
         )
 
