@@ -52,7 +52,9 @@ def _is_linear(patient: Patient, outputs: Tensor) -> bool:
     return said is not None and abs(2 * said[0] - said[1]) <= 1e-4 * (1 + abs(said[1]))
 
 
-def _asked(patient: Patient, outputs: Tensor, one: Callable[[Tensor], Tensor], other: Callable[[Tensor], Tensor]) -> tuple[float, float] | None:
+def _asked(
+    patient: Patient, outputs: Tensor, one: Callable[[Tensor], Tensor], other: Callable[[Tensor], Tensor],
+) -> tuple[float, float] | None:
     """The loss of outputs at random, changed in two ways; None where it cannot say, or says the same of everything."""
     generator = torch.Generator().manual_seed(0)
     drawn, unlike = (torch.randn(outputs.shape, generator=generator).to(outputs) for _ in range(2))

@@ -40,8 +40,9 @@ class _Step:
     sources: list[int]
     is_made_of_data: bool
     chosen_by: list[bool]
-    """Of each tensor argument that is no source of a gradient or is another one: whether it is made of data."""
+    """Of each tensor argument: whether it is made of data."""
     channels: int
+    is_differentiable: bool
     has_gradient: bool = False
 
 
@@ -61,7 +62,8 @@ class _Flow:
         given = tensors_in(list(arguments))
         sources = [self.made_by[id(one)] for one in given if id(one) in self.made_by]
         of_data = [id(one) in self.data or (id(one) in self.made_by and self.steps[self.made_by[id(one)]].is_made_of_data) for one in given]
-        step = _Step(sources, any(of_data), of_data, result.shape[1] if result.ndim == 4 else result.shape[-1] if result.ndim else 1)
+        channels = result.shape[1] if result.ndim == 4 else result.shape[-1] if result.ndim else 1
+        step = _Step(sources, any(of_data), of_data, channels, result.requires_grad)
         if result.requires_grad:
             result.register_hook(lambda gradient: _note(step, gradient))  # type: ignore[no-untyped-call]
         number = len(self.steps)
@@ -87,7 +89,7 @@ def cut_behind(network: nn.Module, path: str, inputs: Tensor) -> Cut | None:
     of_part: set[int] = set()
     for number, (operation, step) in enumerate(zip(operations.all, flow.steps, strict=True)):
         from_part = of_part.intersection(step.sources)
-        if from_part or is_in(operation.path, path):
+        if (from_part or is_in(operation.path, path)) and step.is_differentiable:
             of_part.add(number)
         if from_part and step.has_gradient and (dry := [one for one in from_part if not flow.steps[one].has_gradient]):
             return Cut(operation.name, operation.place, operation.path, step.channels, _is_chosen(operation.name, step, dry))

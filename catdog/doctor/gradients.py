@@ -46,14 +46,15 @@ def zero_gradient(patient: Patient) -> Iterator[Finding]:
     for names, is_structure in ((lasting, True), (near, False)):
         parts = [_Part(network, path, inside) for path, inside in _whole_modules(network, names - told).items()]
         parts = [part for part in parts if any(is_in(one, part.path) for one in called)]
-        groups: dict[Cut, list[_Part]] = {}
+        groups: dict[Place | None, list[tuple[_Part, Cut]]] = {}
         for part in parts:
             cut = _cut(patient, part)
             # What a router chooses it may choose otherwise for other images; of a few channels the signs may be an accident.
             if cut is not None and not cut.is_chosen and (is_structure or cut.channels >= MANY):
-                groups.setdefault(cut, []).append(part)
-        yield from (_finding(group, cut, is_structure=is_structure) for cut, group in groups.items())
-        told |= {name for group in groups.values() for part in group for name in part.names}
+                groups.setdefault(cut.place, []).append((part, cut))
+        for group in groups.values():
+            yield _finding([part for part, _ in group], group[0][1], is_structure=is_structure)
+            told.update(name for part, _ in group for name in part.names)
     if not told:  # else the rest is behind what was told
         yield from _at_this_start(patient, network, silent)
 

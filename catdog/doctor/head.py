@@ -175,7 +175,8 @@ def _activation(patient: Patient, shape: str | None, kind: str | None, last: _La
             f"the loss takes {wanted} ({kind}){f', and with these it cannot fall below {lost:.2f}' if lost is not None else ''}",
         )
         # Without the operation, what sums to one and loves no scale is a softmax written by hand; a mere bound may be chance.
-        yield _mismatch(culprit, f"{said[shape]} ({shape})", wanted, evidence, is_certain=is_written or shape == "softmax")
+        is_certain = is_written or shape == "softmax"
+        yield _mismatch(culprit, f"{said[shape]} ({shape})" if is_certain else "bounded numbers", wanted, evidence, is_certain=is_certain)
     elif shape is None and wanted == "logits" and written in BENDING:
         yield Finding(
             "M10", "warning", f"The outputs go through {written}: nothing below zero can be said", culprit, (f"the loss takes {wanted}",),

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from catdog.device import random_state, restore_random_state
+from catdog.doctor.hidden import hidden, hidden_modules
 from catdog.doctor.patient import Patient
 
 
@@ -31,6 +32,7 @@ class Snapshot:
         """Keep the present state."""
         ways = [_module(module) for module in _modules(patient)]
         tensors = {id(tensor): tensor for module in _modules(patient) for tensor in _tensors(module)}
+        tensors |= {id(tensor): tensor for _, _, tensor in hidden(patient.model)}
         if patient.optimizer is not None:  # it may hold tensors that are no longer the network's
             tensors |= {id(tensor): tensor for group in patient.optimizer.param_groups for tensor in group["params"]}
         ways += [_tensor(tensor) for tensor in tensors.values()]
@@ -64,6 +66,7 @@ def _said(patient: Patient) -> Iterator[Any]:
             yield tensor.requires_grad, tensor.dtype, tuple(tensor.shape)
             yield _bytes(tensor)
             yield _bytes(tensor.grad) if tensor.grad is not None else None
+    yield from (_bytes(tensor) for _, _, tensor in hidden(patient.model))
     if patient.optimizer is not None:
         for group in patient.optimizer.param_groups:
             yield {name: value for name, value in group.items() if name != "params"}
@@ -85,6 +88,7 @@ def _bytes(tensor: Tensor) -> bytes:
 
 def _modules(patient: Patient) -> list[nn.Module]:
     roots = [patient.model, *([patient.loss] if isinstance(patient.loss, nn.Module) else [])]
+    roots += [module for root in tuple(roots) for _, _, module in hidden_modules(root)]
     return list({id(module): module for root in roots for module in root.modules()}.values())
 
 
