@@ -114,19 +114,22 @@ def _finding(parts: list[_Part], cut: Cut, *, is_structure: bool) -> Finding:
 
 
 def _silent(patient: Patient) -> set[str]:
-    """Names of parameters that got gradients, all of them zero, at every step from every start."""
+    """Names of parameters that got gradients, all of them zero, at every step from every start, and one at least behind the others.
+
+    Layers that are left out at random may have had theirs only at a start where the head is zero.
+    """
     network, (inputs, target) = eager(patient.model), patient.batch
     trainable = {name: weight for name, weight in network.named_parameters() if weight.requires_grad}
     weights = Weights(network)
-    reached: set[str] = set()
-    learning: set[str] = set()
+    reached, late, learning = set[str](), set[str](), set[str]()
     for start in range(STARTS):
         weights.back()
         looked_at = inputs if start == 0 else strangers(inputs, seed=start)
         for step in range(STEPS):
             seeded(STEPS * start + step)
             gradients = _gradients(trainable, lambda looked_at=looked_at: _loss(patient, looked_at, target))  # type: ignore[misc]
-            reached |= {name for name, gradient in gradients.items() if gradient is not None}
+            now = {name for name, gradient in gradients.items() if gradient is not None}
+            reached, late = reached | now, late | now if step == STEPS - 1 else late
             learning |= {name for name, gradient in gradients.items() if gradient is not None and bool(gradient.any())}
             if reached <= learning:
                 return set()
@@ -135,7 +138,7 @@ def _silent(patient: Patient) -> set[str]:
                     if gradient is not None:
                         trainable[name].add_(gradient, alpha=-RATE)
     weights.back()
-    return reached - learning
+    return late - learning
 
 
 def _loss(patient: Patient, inputs: Tensor, target: Tensor) -> Tensor:
