@@ -1,4 +1,4 @@
-"""Snapshot: everything of a patient that an examination could change, and the way back.
+"""Snapshot, way_back, digest: everything of a patient that an examination could change, and the way back.
 
 Of the network and of a loss that is a module: parameters, buffers (also those that no state_dict names), gradients, flags, plain
 attributes, hooks; of the optimizer its state and groups; the scheduler; the scaler; the generators of torch, CUDA, NumPy, Python and
@@ -45,6 +45,16 @@ class Snapshot:
         with torch.no_grad():
             for way in self.ways_back:
                 way()
+
+
+def way_back(owner: Any) -> Callable[[], None]:
+    """What puts one owner of state back as it is now: an optimizer, a module (its tensors), or anything with a state_dict."""
+    if isinstance(owner, torch.optim.Optimizer):
+        foreign = [_tensor(tensor) for group in owner.param_groups for tensor in group["params"]]
+        return _all([_optimizer(owner), *foreign])
+    if isinstance(owner, nn.Module):
+        return _all([_tensor(tensor) for module in owner.modules() for tensor in _tensors(module)])
+    return _loads(owner, copy.deepcopy(owner.state_dict()))
 
 
 def digest(patient: Patient) -> str:
@@ -151,6 +161,15 @@ def _put_back(kept: Any, value: Any) -> Any:
     if not isinstance(kept, Tensor):
         return copy.deepcopy(value)
     return kept.copy_(value)
+
+
+def _all(ways: list[Callable[[], None]]) -> Callable[[], None]:
+    def restore() -> None:
+        with torch.no_grad():
+            for way in ways:
+                way()
+
+    return restore
 
 
 def _loads(owner: Any, state: dict[str, Any]) -> Callable[[], None]:

@@ -18,6 +18,7 @@ from torch import nn
 
 _OWN = str(Path(__file__).parent)
 _TORCH = str(Path(torch.__file__).parent)
+_STANDARD = str(Path(ast.__file__).parent)
 _THROUGH = {"_call_impl", "_wrapped_call_impl"}
 """Names of torch's functions between the line that calls a module and its forward."""
 
@@ -127,6 +128,11 @@ class Statement:
         return sorted(node.lineno for node in names if isinstance(node.ctx, ast.Load) and node.lineno <= anew)
 
 
+def is_own(file: str) -> bool:
+    """Whether it is a user's own code: neither torch's, nor the doctor's, nor anything installed."""
+    return not file.startswith((_OWN, _TORCH, _STANDARD, "<")) and not {"site-packages", "dist-packages"} & set(Path(file).parts)
+
+
 def expressions(code: CodeType) -> Iterator[ast.expr]:
     """The expressions of a function that stand as statements of their own: `loss.backward` without brackets is one."""
     tree = parsed(code.co_filename)
@@ -134,6 +140,13 @@ def expressions(code: CodeType) -> Iterator[ast.expr]:
         first = min([function.lineno, *(decorator.lineno for decorator in function.decorator_list)])
         if function.name == code.co_name and first == code.co_firstlineno:
             yield from (node.value for node in ast.walk(function) if isinstance(node, ast.Expr))
+
+
+def bare_attributes(code: CodeType) -> Iterator[tuple[str, int]]:
+    """(name, line) of what a function looks up and does not call: ("backward", 12) of a line `loss.backward`."""
+    for expression in expressions(code):
+        if isinstance(expression, ast.Attribute):
+            yield expression.attr, expression.lineno
 
 
 def _functions(tree: ast.Module) -> list[ast.FunctionDef | ast.AsyncFunctionDef]:

@@ -27,7 +27,7 @@ def visit(patient: Patient, examinations: Sequence[Examination], *, budget: floa
     passed: list[str] = []
     not_run: dict[str, str] = {}
 
-    patient = replace(patient, batch=probe(patient))
+    patient = replace(patient, batch=probe(patient), findings=findings, kept={})
     if (trouble := _trial(patient)) is not None:
         findings.append(trouble)
     snapshot.restore()
