@@ -44,8 +44,8 @@ class _Passes:
     is_matched: bool = True
 
 
-def answered(patient: Patient, logits: Tensor, target: Tensor, *, is_plain: bool, with_step: bool) -> Answer:
-    """Let the owner's step train on planted logits, from the patient's present state, and put it back.
+def answered(patient: Patient, logits: Tensor, target: Tensor, *, is_plain: bool, with_step: bool, start: Snapshot) -> Answer:
+    """Let the owner's step train on planted logits, and put the patient back to its start.
 
     Args:
         logits: of the images of the batch, in its order.
@@ -57,14 +57,16 @@ def answered(patient: Patient, logits: Tensor, target: Tensor, *, is_plain: bool
     inputs = patient.batch[0]
     passes, found, value = _Passes(), torch.zeros_like(logits), 0.0
     factor, place = 1.0, None
-    start, hearing = Snapshot.of(patient), Hearing()
+    hearing = Hearing()
 
     def answer(given: Tensor) -> Tensor:
         rows, is_matched = _rows(given, inputs)
         leaf = logits[rows].clone().requires_grad_(torch.is_grad_enabled())
         passes.leaves.append((leaf, rows))
         passes.is_matched &= is_matched
-        return kept_alive(patient.model, leaf) if torch.is_grad_enabled() else leaf
+        if not torch.is_grad_enabled():
+            return leaf
+        return kept_alive(patient.model, leaf) + (0.0 * given.sum() if given.requires_grad else 0.0)
 
     def come_back(root: Any) -> None:
         nonlocal value
@@ -81,15 +83,15 @@ def answered(patient: Patient, logits: Tensor, target: Tensor, *, is_plain: bool
         nonlocal factor, place
         if event.kind == "scale" and event.of.is_enabled():
             factor = float(event.of.get_scale())
-        if event.kind in ("backward", "gradient"):
+        if event.kind == "backward":
             place = place or event.place
             come_back(event.of)
 
     with planted(patient.model, answer, is_plain=is_plain), recording(patient, on_event=on_event) as tape, hearing:
         result = _go(patient, (inputs, target), with_step=with_step)
-    went_back = bool(tape.of("backward", "gradient"))
+    went_back = bool(tape.of("backward"))
     if not went_back:
-        heard = tape.of("loss")
+        heard = tape.of("gradient") or tape.of("loss")
         roots = [event.of for event in heard] or [one.result for one in hearing.losses] or [result]
         place = next((event.place for event in heard), None) or next((one.place for one in hearing.losses), None)
         for root in roots:

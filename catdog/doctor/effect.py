@@ -1,6 +1,7 @@
 """L02: whether a training step changes the network, and if it does not, what is missing."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from catdog.doctor.examination import CannotTell, examination
 from catdog.doctor.findings import Culprit, Finding
@@ -30,7 +31,8 @@ def step_effect(patient: Patient) -> Iterator[Finding]:
     if not rehearsal.updates and not rehearsal.tape.of("attempt") and not moved:
         yield _never_stepped(patient, rehearsal)
     if rehearsal.updates and rehearsal.tape.of("backward", "gradient"):
-        yield from _without_gradient(patient, rehearsal) if not gradients else _unmoved(patient, rehearsal, moved)
+        closed = any(event.given for event in rehearsal.tape.of("step"))  # of whose gradients only the last is seen
+        yield from _unmoved(patient, rehearsal, moved) if gradients else () if closed else _without_gradient(patient, rehearsal)
     elif not rehearsal.updates and rehearsal.tape.of("attempt"):
         raise CannotTell(f"the scaler left out the first {rehearsal.calls} updates")
 
@@ -133,6 +135,8 @@ def _rate_of_nothing(patient: Patient, rehearsal: Rehearsal, culprit: Culprit) -
     is_scheduled = patient.scheduler is not None or patient.schedule is not None or bool(rehearsal.tape.of("schedule"))
     if is_scheduled or any("initial_lr" in group for group in groups):
         return
+    made = rehearsal.making(rehearsal.optimizers[0])
+    culprit = replace(culprit, where=str(made)) if made else culprit
     is_meant = all(float(optimizer.defaults.get("lr", 1.0)) == 0 for optimizer in rehearsal.optimizers)
     yield Finding(
         "L02", "error" if is_meant else "warning", "The learning rate is 0: the optimizer steps and nothing moves", culprit,

@@ -39,7 +39,14 @@ def validation_purity(patient: Patient) -> Iterator[Finding]:
         _as_the_loop_leaves_it(patient)
     before = {name: (tensor, tensor.detach().clone()) for name, tensor in _state(patient.model)}
     flags = {path: module.training for path, module in patient.model.named_modules()}
-    look = _evaluate(patient)
+    try:
+        look = _evaluate(patient)
+    except Exception as error:  # noqa: BLE001 - whatever somebody's evaluation raises
+        yield Finding(
+            "L12", "warning", "The evaluation cannot be made", Culprit("evaluate"), (f"{type(error).__name__}: {error}"[:500],),
+            "It gets (model, batches, loss): batches of (inputs, target), as a loader makes them.",
+        )
+        return
     changed = [name for name, (tensor, value) in before.items() if not torch.equal(tensor.detach(), value)]
     weights = {name for name, _ in patient.model.named_parameters()}
     place = str(look.places[0]) if look.places and look.places[0] else None

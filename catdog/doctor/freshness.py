@@ -21,6 +21,8 @@ ROUNDING = 1e-3
 )
 def gradient_freshness(patient: Patient) -> Iterator[Finding]:
     """Make the second update twice, from the same weights and random numbers: as the loop makes it, and with nothing left of the first."""
+    if _is_zeroed(patient, Rehearsal.of(patient)):
+        return
     first = next_update(patient).gradients
     left = {one: one.grad.detach().clone() for one in first if one.grad is not None}
     if not any(bool(gradient.any()) for gradient in left.values()):
@@ -52,6 +54,17 @@ def gradient_freshness(patient: Patient) -> Iterator[Finding]:
         ),
         "Call optimizer.zero_grad() before every backward, or behind every step." if bare is None else f"Write `{bare.text}()` with its brackets.",
     )
+
+
+def _is_zeroed(patient: Patient, rehearsal: Rehearsal) -> bool:
+    """Whether all that an update is made from was zeroed since the update before it: there is then nothing to replay."""
+    ends = [update.number for update in rehearsal.updates]
+    for update, former in zip(rehearsal.updates[1:], ends, strict=False):
+        events = rehearsal.tape.events[former : update.number]
+        first = next((position for position, event in enumerate(events) if event.kind == "backward"), len(events))
+        if not any(event.kind == "zero" and event.of in (update.optimizer, patient.model) for event in events[:first]):
+            return False
+    return len(ends) > 1 and not any(event.given for event in rehearsal.tape.of("step"))
 
 
 def _close(one: Tensor, other: Tensor) -> bool:

@@ -24,8 +24,10 @@ FITS = 0.1
 """Of the loss at the beginning."""
 MOVES = 0.8
 """Of the loss at the beginning: what has not fallen to that has not begun to learn."""
-OWN_RATE = 1e-3
-"""Adam's own default, for the second try."""
+RATES = (1e-3, 1e-2)
+"""Of Adam, for the second try and the third."""
+MOSTLY = 0.5
+"""Of the parameters: where fewer are trained, a batch need not be fitted, only a sample."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +36,7 @@ class _Climb:
     fits: bool
     is_over: bool = False
     """Time ran out."""
+    rate: float | None = None
 
     @property
     def moves(self) -> bool:
@@ -50,16 +53,35 @@ def ladder(patient: Patient) -> Iterator[Finding]:
     if Rehearsal.of(patient).error is not None:
         raise CannotTell("the training step cannot be made")
     start = Snapshot.of(patient)
-    for rung, batch in (("one sample", _one(patient)), (f"one batch of {len(patient.batch[0])}", patient.batch)):
-        own = _climbed(patient, batch, start, with_own=True)
+    rungs = [("one sample", _one(patient)), (f"one batch of {len(patient.batch[0])}", patient.batch)]
+    for rung, batch in rungs[: 2 if _share_trained(patient) > MOSTLY else 1]:
+        own = _climbed(patient, batch, start)
         if own.is_over:
             raise CannotTell(f"no time for {STEPS} steps on {rung}")
-        if not own.fits:
-            other = _climbed(patient, batch, start, with_own=False)
-            if other.is_over and not other.fits:
+        if own.fits:
+            continue
+        others = []
+        for rate in RATES:
+            others.append(_climbed(patient, batch, start, rate=rate))
+            if others[-1].is_over:
                 raise CannotTell(f"no time for {STEPS} steps on {rung}")
-            yield _finding(patient, rung, own, other)
-            return
+            if others[-1].fits:
+                break
+        if own.moves and others[-1].fits and not _known(patient):
+            return  # it learns, only slowly
+        yield _finding(patient, rung, own, others)
+        return
+
+
+def _share_trained(patient: Patient) -> float:
+    parameters = list(patient.model.parameters())
+    return sum(one.numel() for one in parameters if one.requires_grad) / max(1, sum(one.numel() for one in parameters))
+
+
+def _known(patient: Patient) -> list[Finding]:
+    """What the other examinations have found, the certain before the rest."""
+    errors = [finding for finding in patient.findings if finding.severity == "error"]
+    return errors or [finding for finding in patient.findings if finding.severity == "warning"]
 
 
 def _one(patient: Patient) -> Batch:
@@ -68,7 +90,7 @@ def _one(patient: Patient) -> Batch:
     return inputs[:1].repeat(2, *[1] * (inputs.ndim - 1)), target[:1].repeat(2, *[1] * (target.ndim - 1))
 
 
-def _climbed(patient: Patient, batch: Batch, start: Snapshot, *, with_own: bool) -> _Climb:
+def _climbed(patient: Patient, batch: Batch, start: Snapshot, *, rate: float | None = None) -> _Climb:
     start.restore()
     for module in patient.model.modules():
         if isinstance(module, nn.modules.dropout._DropoutNd):
@@ -76,10 +98,10 @@ def _climbed(patient: Patient, batch: Batch, start: Snapshot, *, with_own: bool)
     loss = clean_loss(patient, batch)
     began, losses, is_over = time.monotonic(), [float(loss().detach())], False
     parameters = [one for one in patient.model.parameters() if one.requires_grad]
-    optimizer = Adam(parameters, lr=OWN_RATE) if parameters else None
+    optimizer = Adam(parameters, lr=rate) if parameters and rate else None
     fits = False
     for number in range(STEPS):
-        if with_own:
+        if rate is None:
             patient.train_step(batch)
         elif optimizer is not None and patient.loss is not None:
             usual_step(patient.model, batch, patient.loss, optimizer)
@@ -90,7 +112,7 @@ def _climbed(patient: Patient, batch: Batch, start: Snapshot, *, with_own: bool)
             if fits or is_over:
                 break
     start.restore()
-    return _Climb(losses, fits, is_over and not fits)
+    return _Climb(losses, fits, is_over and not fits, rate)
 
 
 def _fits(patient: Patient, batch: Batch, losses: list[float]) -> bool:
@@ -99,19 +121,18 @@ def _fits(patient: Patient, batch: Batch, losses: list[float]) -> bool:
     return losses[-1] <= MOVES * losses[0] and is_right(patient, batch) == 1.0
 
 
-def _finding(patient: Patient, rung: str, own: _Climb, other: _Climb) -> Finding:
-    known = [finding for finding in patient.findings if finding.severity == "error"] or [
-        finding for finding in patient.findings if finding.severity == "warning"
-    ]
-    look = "; ".join(f"{finding.code}: {finding.message[:1].lower()}{finding.message[1:]} ({finding.culprit})" for finding in known[:3])
-    if other.fits:
-        blame, culprit, guess = "With Adam and the plain step it does", "optimizer and loop", "the learning rate, the optimizer or the loop"
+def _finding(patient: Patient, rung: str, own: _Climb, others: list[_Climb]) -> Finding:
+    look = "; ".join(
+        f"{finding.code}: {finding.message[:1].lower()}{finding.message[1:]} ({finding.culprit})" for finding in _known(patient)[:3]
+    )
+    if others[-1].fits:
+        blame, culprit, guess = "With Adam and the plain step it can", "optimizer and loop", "the learning rate, the optimizer or the loop"
     else:
-        blame, culprit, guess = "With Adam and the plain step it does not either", "network and loss", "the network or the loss"
-    certain = not other.fits and not own.moves and not other.moves
+        blame, culprit, guess = "With Adam and the plain step it cannot either", "network and loss", "the network or the loss"
+    is_stuck = rung == "one sample" and not any(climb.moves for climb in (own, *others))
     return Finding(
-        "L07", "error" if certain else "warning", f"The network cannot fit {rung} in {STEPS} steps. {blame}", Culprit(culprit),
-        (f"with the loop's own step: {own}", f"with Adam at {OWN_RATE:g}: {other}"),
+        "L07", "error" if is_stuck else "warning", f"The network cannot fit {rung} in {STEPS} steps. {blame}", Culprit(culprit),
+        (f"with the loop's own step: {own}", *(f"with Adam at {other.rate:g}: {other}" for other in others)),
         f"Look first at {look}." if look else f"Look at {guess}: no other examination has found anything.",
     )
 

@@ -4,9 +4,9 @@ Nine images in batches of 4, 4 and 1: of batches of unlike size no wrong mean is
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import operator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ from catdog.doctor.answers import plant
 from catdog.doctor.examination import CannotTell, examination
 from catdog.doctor.findings import Culprit, Finding
 from catdog.doctor.patient import Patient
-from catdog.doctor.planting import exchanged, loader, planted
+from catdog.doctor.planting import kept_alive, loader, planted
 from catdog.doctor.source import Place, caller
 
 SIZES = (4, 4, 1)
@@ -28,40 +28,33 @@ TOLERANCE = 1e-4
 
 @dataclass(frozen=True, slots=True)
 class _Figures:
-    """By image."""
+    """A figure's mean over each batch."""
 
-    values: Sequence[float]
-
-    @property
-    def batches(self) -> list[Sequence[float]]:
-        """The same by batch."""
-        ends = [sum(SIZES[: number + 1]) for number in range(len(SIZES))]
-        return [self.values[end - size : end] for end, size in zip(ends, SIZES, strict=True)]
+    means: Sequence[float]
 
     @property
     def mean(self) -> float:
         """Over the images: what is right."""
-        return sum(self.values) / len(self.values)
+        return sum(mean * size for mean, size in zip(self.means, SIZES, strict=True)) / sum(SIZES)
 
     def wrong(self) -> dict[str, float]:
         """What other formulas make of them."""
-        means = [sum(batch) / len(batch) for batch in self.batches]
-        total, images, number = sum(self.values), len(self.values), len(SIZES)
+        means, images, number = self.means, sum(SIZES), len(SIZES)
+        sums = [mean * size for mean, size in zip(means, SIZES, strict=True)]
         return {
             "the sum of the batches' means, divided by the number of images": sum(means) / images,
             "the mean of the batches' means, in which a small last batch counts as much as a full one": sum(means) / number,
             "the sum of the batches' means, divided by nothing": sum(means),
-            "the sum over the images, divided by the number of batches": total / number,
-            "the sum over the images, divided by nothing": total,
-            "the sum over the images, divided by the batches times the size of a full one": total / (number * SIZES[0]),
+            "the sum over the images, divided by the number of batches": sum(sums) / number,
+            "the sum over the images, divided by nothing": sum(sums),
+            "the sum over the images, divided by the batches times the size of a full one": sum(sums) / (number * SIZES[0]),
+            "the sum of the batches' sums, each times its images once more": sum(map(operator.mul, sums, SIZES)) / images,
             "that of the last batch alone": means[-1],
-            "the sum of the last batch, divided by the number of images": means[-1] * SIZES[-1] / images,
+            "the sum of the last batch, divided by the number of images": sums[-1] / images,
             "that of the first batch alone": means[0],
-            "the mean without the last batch": sum(self.values[: -SIZES[-1]]) / (images - SIZES[-1]),
-            "the sum without the last batch, divided by the number of images": sum(self.values[: -SIZES[-1]]) / images,
-            "the mean over the batches' means without the last": sum(means[:-1]) / (number - 1),
+            "the mean without the last batch": sum(sums[:-1]) / (images - SIZES[-1]),
+            "the sum without the last batch, divided by the number of images": sum(sums[:-1]) / images,
             "the sum of the batches' means times the size of a full batch, divided by the number of images": sum(means) * SIZES[0] / images,
-            "the median over the batches' means": sorted(means)[number // 2],
             "the best batch's": max(means),
             "the worst batch's": min(means),
         }
@@ -72,20 +65,20 @@ class _Figures:
 )
 def metric_certificate(patient: Patient) -> Iterator[Finding]:
     """Let the owner's evaluation look at known answers; what it says must be the mean over the images, or the formula is named that it fits."""
-    inputs, target, logits, outputs = _known(patient)
+    inputs, target, logits = _known(patient)
     said, place = _evaluated(patient, inputs, target, logits)
-    losses = [_Figures(values) for values in _losses(patient, outputs, target)]
+    losses = _losses(patient, logits, target)
     loss, accuracy = _said(said, "loss"), _said(said, "acc")
     if loss is None and accuracy is None:
         raise CannotTell(f"the evaluation returns {', '.join(said) or 'nothing'}: no loss and no accuracy")
     if loss is not None and losses:
-        yield from _of_loss(patient, loss, losses, outputs, target, place)
+        yield from _of_loss(patient, loss, losses, logits, target, place)
     if accuracy is not None and logits.ndim == 2 and logits.shape[1] > 1:
         yield from _of_accuracy(accuracy, logits, target, place)
 
 
-def _known(patient: Patient) -> tuple[Tensor, Tensor, Tensor, Callable[[slice], Any]]:
-    """Nine images, their target, their logits, and what the network would return for some of them."""
+def _known(patient: Patient) -> tuple[Tensor, Tensor, Tensor]:
+    """Nine images, their target, and their logits."""
     like, is_plain = plant(patient)
     inputs, target = patient.batch
     if target.is_floating_point() or target.ndim != 1 or like.ndim > 2:
@@ -107,7 +100,7 @@ def _known(patient: Patient) -> tuple[Tensor, Tensor, Tensor, Callable[[slice], 
         top = logits.max(dim=1, keepdim=True).values + 0.3 + torch.arange(len(HITS))[:, None] / 5
         logits = logits.scatter(1, shown[:, None], top)
     logits = logits.to(like)
-    return inputs, target, logits, lambda rows: exchanged(logits, logits)[rows]
+    return inputs, target, logits
 
 
 def _evaluated(patient: Patient, inputs: Tensor, target: Tensor, logits: Tensor) -> tuple[Mapping[str, float], Place | None]:
@@ -115,13 +108,17 @@ def _evaluated(patient: Patient, inputs: Tensor, target: Tensor, logits: Tensor)
 
     def answer(given: Tensor) -> Tensor:
         nonlocal at
-        rows = logits[at : at + len(given)]
+        rows = torch.arange(at, at + len(given)) % len(logits)
         at += len(given)
         places.append(caller())
-        return rows
+        return kept_alive(patient.model, logits[rows.to(logits.device)])
 
-    with planted(patient.model, answer, is_plain=True):
-        said = patient.evaluate(patient.model, loader(inputs, target, size=SIZES[0]), patient.loss) if patient.evaluate and patient.loss else {}
+    batches = loader(inputs, target, size=SIZES[0])
+    try:
+        with planted(patient.model, answer, is_plain=True):
+            said = patient.evaluate(patient.model, batches, patient.loss) if patient.evaluate and patient.loss else {}
+    except Exception as error:
+        raise CannotTell(f"the evaluation cannot be made of known answers: {type(error).__name__}: {error}"[:200]) from error
     if at not in (len(HITS), len(HITS) - SIZES[-1]):
         raise CannotTell(f"the evaluation asks for {at} answers about {len(HITS)} images")
     if not isinstance(said, Mapping):
@@ -139,14 +136,21 @@ def _said(figures: Mapping[str, float], name: str) -> float | None:
     return None
 
 
-def _losses(patient: Patient, outputs: Callable[[slice], Any], target: Tensor) -> list[list[float]]:
-    """By image: the owner's criterion, and the plain one, in case the evaluation has its own."""
+def _by_batch(values: Tensor) -> list[Tensor]:
+    return list(values.split(SIZES))
+
+
+def _losses(patient: Patient, logits: Tensor, target: Tensor) -> list[_Figures]:
+    """By batch: the owner's criterion, and the plain one, in case the evaluation has its own."""
     found = []
     for criterion in (patient.loss, functional.cross_entropy):
         try:
-            found.append([float(criterion(outputs(slice(i, i + 1)), target[i : i + 1]).sum()) for i in range(len(target))])  # type: ignore[misc]
+            values = [criterion(*batch).sum() for batch in zip(_by_batch(logits), _by_batch(target), strict=True)]  # type: ignore[misc]
+            single = [criterion(logits[i : i + 1], target[i : i + 1]).sum() for i in range(len(target))]  # type: ignore[misc]
         except (RuntimeError, ValueError, IndexError):
             continue
+        is_sum = all(_near(float(value), float(sum(part))) for value, part in zip(values, _by_batch(torch.stack(single)), strict=True))
+        found.append(_Figures([float(value) / (size if is_sum else 1) for value, size in zip(values, SIZES, strict=True)]))
     return found
 
 
@@ -154,14 +158,10 @@ def _near(one: float, other: float) -> bool:
     return math.isclose(one, other, rel_tol=TOLERANCE, abs_tol=1e-7)
 
 
-def _of_loss(
-    patient: Patient, said: float, losses: Sequence[_Figures], outputs: Callable[[slice], Any], target: Tensor, place: Place | None,
-) -> Iterator[Finding]:
-    together = float(patient.loss(outputs(slice(None)), target).sum()) if patient.loss else math.nan  # of weighted losses the weighted mean
-    total = sum(losses[0].values)
-    if any(_near(said, figures.mean) for figures in losses) or (_near(said, together) and not _near(together, total)):
-        return
-    if patient.intent.reduction == "sum" and _near(said, total):
+def _of_loss(patient: Patient, said: float, losses: Sequence[_Figures], logits: Tensor, target: Tensor, place: Place | None) -> Iterator[Finding]:
+    together = float(patient.loss(logits, target).sum()) if patient.loss else math.nan  # of losses weighted by label, the weighted mean
+    is_mean = not _near(together, losses[0].mean * len(target))
+    if any(_near(said, figures.mean) for figures in losses) or (is_mean or patient.intent.reduction == "sum") and _near(said, together):
         return
     for figures in losses:
         for formula, value in figures.wrong().items():
@@ -173,11 +173,11 @@ def _of_loss(
 
 def _of_accuracy(said: float, logits: Tensor, target: Tensor, place: Place | None) -> Iterator[Finding]:
     called = logits.argmax(dim=1)
-    hits = _Figures([float(hit) for hit in (called == target).tolist()])
+    hits = _Figures([float(part.float().mean()) for part in _by_batch(called == target)])
     recalls = [float((called[target == label] == label).float().mean()) for label in sorted(set(target.tolist()))]
     if any(_near(said, factor * value) for factor in (1, 100) for value in (hits.mean, sum(recalls) / len(recalls))):
         return
-    for formula, value in (hits.wrong() | _other_axes(logits, target, hits)).items():
+    for formula, value in (_other_axes(logits, target, hits) | hits.wrong()).items():
         if _near(said, value) or _near(said, 100 * value):
             yield _finding("accuracy", formula, said, hits.mean, place)
             return
@@ -186,10 +186,8 @@ def _of_accuracy(said: float, logits: Tensor, target: Tensor, place: Place | Non
 
 def _other_axes(logits: Tensor, target: Tensor, hits: _Figures) -> dict[str, float]:
     by_image = {}
-    ends = [sum(SIZES[: number + 1]) for number in range(len(SIZES))]
     matched = 0.0
-    for end, size in zip(ends, SIZES, strict=True):
-        rows, wanted = logits[end - size : end], target[end - size : end]
+    for rows, wanted in zip(_by_batch(logits), _by_batch(target), strict=True):
         across = rows.argmax(dim=0)
         if len(across) == len(wanted) or len(across) == 1 or len(wanted) == 1:
             matched += float((across == wanted).sum())

@@ -60,8 +60,13 @@ def exchanged(outputs: Any, logits: Tensor) -> Any:
 
 
 def kept_alive(model: nn.Module, logits: Tensor) -> Tensor:
-    """The same numbers, from which a gradient of 0 goes to every parameter: an optimizer and a scaler then find what they look for."""
-    anchors = [parameter.flatten()[:1].sum().float() for parameter in model.parameters() if parameter.requires_grad and parameter.numel()]
+    """The same numbers, from which a gradient of 0 goes to the vectors among the parameters: an optimizer and a scaler find one to work on.
+
+    Not to the matrices, which are nearly all there is to update.
+    """
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad and parameter.numel()]
+    vectors = [parameter for parameter in trained if parameter.ndim < 2]
+    anchors = [parameter.flatten()[:1].sum().float() for parameter in vectors or trained]
     return logits + 0.0 * torch.stack(anchors).sum() if anchors else logits
 
 

@@ -7,7 +7,6 @@ hides it.
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import nn
@@ -19,6 +18,10 @@ from catdog.doctor.rehearsal import Rehearsal
 from catdog.doctor.snapshot import Snapshot
 
 STEPS = 12
+CALM = 4
+"""Steps that are enough where nothing happens."""
+QUIET = 0.05
+"""An update as a share of the weights, under which nothing does."""
 MILDER = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
 """Factors of the learning rate, in turn, until one learns."""
 WORSE = 3.0
@@ -55,15 +58,17 @@ class _Try:
 def rate_that_learns(patient: Patient) -> Iterator[Finding]:
     """Try the present learning rate on one batch; where that goes wrong, smaller ones."""
     optimizer = patient.optimizer
-    groups: list[dict[str, Any]] = optimizer.param_groups if optimizer is not None else []
-    highest = max((float(group.get("lr", 0.0)) for group in groups), default=0.0)
+    if optimizer is None:
+        return
+    highest = max((float(group.get("lr", 0.0)) for group in optimizer.param_groups), default=0.0)
     if highest <= 0 or any(event.given for event in Rehearsal.of(patient).tape.of("step")):
         return  # no learning rate yet, or an optimizer that looks for its own steps
     start = Snapshot.of(patient)
     present = _tried(patient, 1.0, start)
     if present is None:
         return
-    culprit = Culprit(f"lr={highest:g} of {type(optimizer).__name__}")
+    place = Rehearsal.of(patient).making(optimizer)
+    culprit = Culprit(f"lr={highest:g} of {type(optimizer).__name__}", str(place) if place else None)
     if present.diverges or present.ratio > 2 * TOO_LARGE:
         for factor in MILDER:
             milder = _tried(patient, factor, start)
@@ -112,10 +117,17 @@ def _tried(patient: Patient, factor: float, start: Snapshot) -> _Try | None:
             break
         torch.autograd.backward(value)
         before = [one.detach().clone() for one in matrices] if number < 3 else []
-        optimizer.step()
+        try:
+            optimizer.step()
+        except (NotImplementedError, TypeError):  # it is made for other calls than these
+            start.restore()
+            return None
+        is_calm = number == CALM and ratio < QUIET and max(losses) < 1.5 * losses[0]
         if before:
             ratio = max(ratio, _ratio(matrices, before)) if ratio == ratio else _ratio(matrices, before)
-    else:
+        if is_calm:
+            break
+    if len(losses) > 1 and math.isfinite(losses[-1]):
         losses.append(float(loss().detach()))
     start.restore()
     return _Try(losses, ratio)

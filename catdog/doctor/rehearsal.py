@@ -17,7 +17,7 @@ from torch.optim import Optimizer
 
 from catdog.doctor.examination import CannotTell
 from catdog.doctor.patient import Batch, Patient
-from catdog.doctor.source import Place, bare_attributes, is_own
+from catdog.doctor.source import Place, bare_attributes, files_here, is_own, making
 from catdog.doctor.tape import Event, Tape, recording
 
 UPDATES = 3
@@ -83,6 +83,11 @@ class Rehearsal:
                 if name in names:
                     return Place(code.co_filename, line, code.co_name)
         return None
+
+    def making(self, optimizer: Optimizer) -> Place | None:
+        """Where an optimizer is made, as far as the owner's files show it."""
+        rate = max((float(group.get("lr", 0.0)) for group in optimizer.param_groups), default=0.0)
+        return making(type(optimizer).__name__, [*(code.co_filename for code in self.code), *files_here()], lr=rate)
 
     def place(self, *kinds: Any) -> Place | None:
         """The first line that did one of these things."""

@@ -16,7 +16,7 @@ RESTARTING = ("CosineAnnealingWarmRestarts", "CyclicLR", "OneCycleLR", "ReduceLR
 
 @examination(
     "L08", "learning rate and schedule", catches="a learning rate far too high, a schedule that ends early, turns round or has no effect",
-    needs=("loss", "optimizer"), passes=40,
+    needs=("loss", "optimizer"), passes=14,
 )
 def learning_rate(patient: Patient) -> Iterator[Finding]:
     """Read the learning rates of the whole training, and try the present one on one batch."""

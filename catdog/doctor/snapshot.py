@@ -47,10 +47,11 @@ class Snapshot:
                 way()
 
 
-def way_back(owner: Any) -> Callable[[], None]:
-    """What puts one owner of state back as it is now: an optimizer, a module (its tensors), or anything with a state_dict."""
+def way_back(owner: Any, patient: Patient) -> Callable[[], None]:
+    """What puts one owner of state beside the patient back as it is now: an optimizer, a module, or anything with a state_dict."""
     if isinstance(owner, torch.optim.Optimizer):
-        foreign = [_tensor(tensor) for group in owner.param_groups for tensor in group["params"]]
+        own = {id(parameter) for parameter in patient.model.parameters()}
+        foreign = [_tensor(tensor) for group in owner.param_groups for tensor in group["params"] if id(tensor) not in own]
         return _all([_optimizer(owner), *foreign])
     if isinstance(owner, nn.Module):
         return _all([_tensor(tensor) for module in owner.modules() for tensor in _tensors(module)])

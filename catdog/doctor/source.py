@@ -7,7 +7,7 @@ code from a string) a place still has its name and number, and nothing is said o
 import ast
 import linecache
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -126,6 +126,31 @@ class Statement:
         names = [node for node in ast.walk(self.function) if isinstance(node, ast.Name) and node.id == name and node.lineno > end]
         anew = min((node.lineno for node in names if isinstance(node.ctx, ast.Store)), default=sys.maxsize)
         return sorted(node.lineno for node in names if isinstance(node.ctx, ast.Load) and node.lineno <= anew)
+
+
+def making(name: str, files: Iterable[str], *, lr: float | None = None) -> Place | None:
+    """The one call of that name in some files: where an optimizer of that class is made; of several the one with that literal `lr`."""
+    found = []
+    for file in dict.fromkeys(files):
+        for node in ast.walk(parsed(file) or ast.Module([], [])):
+            called = node.func if isinstance(node, ast.Call) else None
+            if isinstance(node, ast.Call) and name in (getattr(called, "attr", None), getattr(called, "id", None)):
+                rates = [word.value.value for word in node.keywords if word.arg == "lr" and isinstance(word.value, ast.Constant)]
+                found.append((Place(file, node.lineno, "<module>"), rates))
+    exact = [one for one in found if lr in one[1]]
+    chosen = exact if len(exact) == 1 else found
+    return chosen[0][0] if len(chosen) == 1 else None
+
+
+def files_here() -> list[str]:
+    """The user's own files that the present call comes from, the innermost first."""
+    frame: FrameType | None = sys._getframe(1)
+    files = []
+    while frame is not None:
+        if is_own(frame.f_code.co_filename):
+            files.append(frame.f_code.co_filename)
+        frame = frame.f_back
+    return list(dict.fromkeys(files))
 
 
 def is_own(file: str) -> bool:

@@ -90,7 +90,7 @@ def recording(patient: Patient, *, on_event: Callable[[Event], None] | None = No
         event = Event(kind, caller(), of, given)
         tape.events.append(event)
         if kind in ("step", "schedule", "scale", "attempt", "average") and not _is_kept(patient, of):
-            ways_back.setdefault(id(of), way_back(of))
+            ways_back.setdefault(id(of), way_back(of, patient))
         if on_event is not None:
             on_event(event)
 
@@ -115,9 +115,19 @@ def _is_kept(patient: Patient, owner: Any) -> bool:
 
 
 def _noted(kind: Kind, original: Any, note: Callable[..., None]) -> Callable[..., Any]:
+    """Once: where torch hands a call on, it may come by again under the same name."""
+    is_inside = False
+
     def noted(*arguments: Any, **options: Any) -> Any:
+        nonlocal is_inside
+        if is_inside:
+            return original(*arguments, **options)
         note(kind, *(arguments or options.values()))
-        return original(*arguments, **options)
+        is_inside = True
+        try:
+            return original(*arguments, **options)
+        finally:
+            is_inside = False
 
     return noted
 
