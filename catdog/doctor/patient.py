@@ -138,10 +138,10 @@ class Patient:
     intent: Intent = field(default_factory=Intent)
     findings: Sequence[Finding] = ()
     """What this visit has found so far."""
-    kept: dict[str, Any] = field(default_factory=dict)
-    """What an examination has learned of this patient and leaves for those behind it; empty at the beginning of a visit."""
     seconds_per_pass: float = 0.0
     """How long a forward and backward pass of the batch takes here; measured at the beginning of a visit."""
+    known: dict[str, Any] = field(default_factory=dict)
+    """What one examination of a visit has found out and another need not find out again."""
 
     @property
     def labels(self) -> int:

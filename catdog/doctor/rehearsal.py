@@ -64,11 +64,11 @@ class Rehearsal:
     @classmethod
     def of(cls, patient: Patient) -> Self:
         """Let the loop go on from where it is; the visit puts the patient back."""
-        if "rehearsal" not in patient.kept:
+        if "rehearsal" not in patient.known:
             rehearsal = cls()
             rehearsal._make(patient)
-            patient.kept["rehearsal"] = rehearsal
-        kept: Self = patient.kept["rehearsal"]
+            patient.known["rehearsal"] = rehearsal
+        kept: Self = patient.known["rehearsal"]
         return kept
 
     @property

@@ -87,6 +87,8 @@ def recording(patient: Patient, *, on_event: Callable[[Event], None] | None = No
     ways_back: dict[int, Callable[[], None]] = {}
 
     def note(kind: Kind, of: Any, *given: Any) -> None:
+        if torch._C._current_graph_task_id() != -1:
+            return  # a checkpoint that computes its part again, inside a backward
         event = Event(kind, caller(), of, given)
         tape.events.append(event)
         if kind in ("step", "schedule", "scale", "attempt", "average") and not _is_kept(patient, of):
