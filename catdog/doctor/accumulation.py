@@ -20,7 +20,8 @@ OFF = 0.01
 
 
 @examination(
-    "L09", "accumulation", catches="gradients of micro-batches that are added up without the right division", needs=("optimizer", "loss"), passes=10,
+    "L09", "accumulation", catches="gradients of micro-batches that are added up without the right division",
+    needs=("optimizer", "loss"), passes=8,
 )
 def accumulation(patient: Patient) -> Iterator[Finding]:
     """Compare the gradient at an update with that of the whole batch at once: what factor lies between them?"""
@@ -47,7 +48,7 @@ def accumulation(patient: Patient) -> Iterator[Finding]:
     if abs(cosine) < SAME_DIRECTION:
         raise CannotTell(f"the loop trains on another loss than it was given: cosine {cosine:.3f} with the whole batch's gradient")
     if abs(factor - 1) > OFF and not (patient.intent.reduction == "sum" and abs(factor - micro) < OFF * micro):
-        yield _finding(patient, tape, factor, cosine, micro=micro, images=len(whole[0]))
+        yield _finding(tape, factor, cosine, micro=micro, images=len(whole[0]))
 
 
 def _is_plain(rehearsal: Rehearsal) -> bool:
@@ -84,7 +85,7 @@ def _is_split(tape: Tape, whole: Batch) -> bool:
     return len(sizes) > 1 and sum(sizes) == len(whole[0]) and len(set(sizes)) == 1 and not closure
 
 
-def _finding(patient: Patient, tape: Tape, factor: float, cosine: float, *, micro: int, images: int) -> Finding:
+def _finding(tape: Tape, factor: float, cosine: float, *, micro: int, images: int) -> Finding:
     backs = tape.of("backward")
     place = backs[0].place if backs else None
     if abs(factor - micro) < OFF * micro:
@@ -93,13 +94,15 @@ def _finding(patient: Patient, tape: Tape, factor: float, cosine: float, *, micr
     elif abs(factor * micro - 1) < OFF:
         why, remedy = f"the loss is divided by {micro} once too often", "Divide it once."
     elif abs(factor - images) < OFF * images:
-        why, remedy = f"the loss is a sum over {images} images where the criterion returns a mean", "Divide by the images of the whole batch."
+        why = f"the loss is a sum over {images} images where the criterion returns a mean"
+        remedy = "Divide by the images of the whole batch."
     else:
         steps = f"{micro} micro-batches of {images // max(1, micro)} images"
         why, remedy = f"no division that fits {steps}", "Divide the loss of each micro-batch by their number before backward."
     return Finding(
         "L09", "error", f"The gradient of {micro} micro-batches is {factor:.4g} times that of the batch they make up: {why}",
-        Culprit("loss / accumulation", str(place) if place else None), (f"factor {factor:.5g}, cosine {cosine:.6f}, {images} images",), remedy,
+        Culprit("loss / accumulation", str(place) if place else None), (f"factor {factor:.5g}, cosine {cosine:.6f}, {images} images",),
+        remedy,
     )
 
 

@@ -36,7 +36,8 @@ _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "tanh": torch.tanh, "relu": torch.relu,
 }
 _HYPOTHESES: tuple[tuple[str, _Loss, str], ...] = (
-    ("cross_entropy", _cross_entropy, ""), ("bce_with_logits", _bce, ""), ("mse", _mse, ""), ("mse", _mse, "softmax"), ("mse", _mse, "sigmoid"),
+    ("cross_entropy", _cross_entropy, ""), ("bce_with_logits", _bce, ""), ("mse", _mse, ""), ("mse", _mse, "softmax"),
+    ("mse", _mse, "sigmoid"),
     ("cross_entropy", _cross_entropy, "softmax"), ("cross_entropy", _cross_entropy, "sigmoid"), ("bce_with_logits", _bce, "sigmoid"),
     ("bce_with_logits", _bce, "softmax"), ("cross_entropy", _cross_entropy, "tanh"), ("cross_entropy", _cross_entropy, "relu"),
     ("bce_with_logits", _bce, "tanh"), ("bce_with_logits", _bce, "relu"),

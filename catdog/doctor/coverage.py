@@ -63,7 +63,8 @@ def _frozen(patient: Patient, wanted: dict[str, nn.Parameter]) -> Iterator[Findi
     total = sum(parameter.numel() for parameter in wanted.values())
     of = sum(wanted[name].numel() for name in frozen) / total
     yield Finding(
-        "L01", "error", f"{len(frozen)} parameters are declared trainable and are frozen", Culprit(grouped(frozen, patient.model), None, of),
+        "L01", "error", f"{len(frozen)} parameters are declared trainable and are frozen",
+        Culprit(grouped(frozen, patient.model), None, of),
         (
             f"requires_grad is False for {of:.1%} of what is declared trainable ({', '.join(patient.intent.trainable)})",
             f"trained are only: {grouped([name for name in wanted if name not in frozen], patient.model) or 'none'}",

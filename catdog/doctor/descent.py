@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from catdog.doctor.clean import clean_loss
 from catdog.doctor.examination import CannotTell, examination
@@ -39,11 +39,11 @@ def descent_direction(patient: Patient) -> Iterator[Finding]:
     cosine = sign * float(sum((one * other).sum() for one, other in zip(mine, theirs, strict=True)) / length.clamp(min=1e-30))
     start.restore()
     if cosine < UPHILL:
-        rises = [_change(patient, loss, shared, [-sign * one for one in mine], step, start) for step in STEPS]
+        rises = [_change(loss, shared, [-sign * one for one in mine], step, start) for step in STEPS]
         if all(rise > 0 for rise in rises):
             yield _uphill(made, cosine, rises)
     elif function is not None:
-        yield from _own_backward(patient, loss, plain, function, start)
+        yield from _own_backward(loss, plain, function, start)
 
 
 def _plain_gradients(patient: Patient, loss: Callable[[], Tensor]) -> tuple[dict[Tensor, Tensor], str | None]:
@@ -60,7 +60,7 @@ def _maximizes(made: Made) -> bool:
 
 
 def _change(
-    patient: Patient, loss: Callable[[], Tensor], parameters: list[Tensor], direction: list[Tensor], step: float, start: Snapshot,
+    loss: Callable[[], Tensor], parameters: list[Tensor], direction: list[Tensor], step: float, start: Snapshot,
 ) -> float:
     """By how much the loss changes over a step of that share of the weights' length; with the same random numbers."""
     start.restore()
@@ -69,8 +69,7 @@ def _change(
     weights = torch.stack([one.detach().norm() for one in parameters]).norm()
     length = torch.stack([one.norm() for one in direction]).norm().clamp(min=1e-30)
     with torch.no_grad():
-        for parameter, way in zip(parameters, direction, strict=True):
-            parameter += (step * weights.clamp(min=1e-3) / length) * way
+        torch._foreach_add_(parameters, direction, alpha=float(step * weights.clamp(min=1e-3) / length))
     after = float(loss())
     start.restore()
     return after - before
@@ -80,10 +79,12 @@ def _uphill(made: Made, cosine: float, rises: list[float]) -> Finding:
     places = made.tape.of("backward") or made.tape.of("step")
     place = places[0].place if places else None
     return Finding(
-        "L06", "error", "The loop climbs: its updates make the right answers less likely", Culprit("sign of the loss", str(place) if place else None),
+        "L06", "error", "The loop climbs: its updates make the right answers less likely",
+        Culprit("sign of the loss", str(place) if place else None),
         (
             f"cosine {cosine:.3f} between its gradient and that of the plain loss",
-            "along its way the loss changes by " + ", ".join(f"{rise:+.3g} (step {step:g})" for rise, step in zip(rises, STEPS, strict=True)),
+            "along its way the loss changes by "
+            + ", ".join(f"{rise:+.3g} (step {step:g})" for rise, step in zip(rises, STEPS, strict=True)),
         ),
         "Look for a minus before the loss, a reversed gradient or maximize=True.",
     )
@@ -103,13 +104,10 @@ def _own_function(value: Tensor) -> str | None:
     return None
 
 
-def _own_backward(
-    patient: Patient, loss: Callable[[], Tensor], plain: dict[Tensor, Tensor], function: str, start: Snapshot,
-) -> Iterator[Finding]:
+def _own_backward(loss: Callable[[], Tensor], plain: dict[Tensor, Tensor], function: str, start: Snapshot) -> Iterator[Finding]:
     """A backward somebody wrote: only a warning, for a straight-through estimator goes another way on purpose."""
-    named: dict[str, nn.Parameter] = dict(patient.model.named_parameters())
-    reached = [one for one in named.values() if one in plain and bool(plain[one].any())]
-    falls = [_change(patient, loss, list(reached), [-plain[one] for one in reached], step, start) for step in STEPS]
+    reached = [one for one, gradient in plain.items() if bool(gradient.any())]
+    falls = [_change(loss, reached, [-plain[one] for one in reached], step, start) for step in STEPS]
     if all(fall > 0 for fall in falls):
         yield Finding(
             "L06", "warning", f"The gradient leads uphill: the backward of {function} does not belong to its forward", Culprit(function),

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 
-import torch
 from torch import Tensor
 
 from catdog.doctor.findings import Culprit, Finding
@@ -87,7 +86,7 @@ def _finding(message: str, what: str, place: Place | None, heard: Heard, remedy:
         "L05", "error", message, Culprit(what, str(place or heard.place) if place or heard.place else None),
         (
             f"the loss gets numbers from {float(values.min()):.3g} to {float(values.max()):.3g}, rows that add up to "
-            f"{float(torch.atleast_2d(values).sum(-1).mean()):.3g}", *places,
+            f"{float((values if values.ndim > 1 else values[None]).sum(-1).mean()):.3g}", *places,
         ),
         remedy,
     )

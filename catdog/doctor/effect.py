@@ -11,6 +11,8 @@ from catdog.doctor.rehearsal import Rehearsal
 
 ROUNDING = 1e-6
 """An update smaller than this share of a weight may leave a float32 as it is."""
+FAINT = 1e-5
+"""Of the largest gradient: what is fainter may be rounding, as that of a bias in front of a batch normalisation."""
 
 
 @examination(
@@ -27,7 +29,7 @@ def step_effect(patient: Patient) -> Iterator[Finding]:
     moved = rehearsal.moved & set(named)
     gradients = any(update.has_gradient for update in rehearsal.updates)
     if not rehearsal.tape.of("backward", "gradient") and not gradients and (rehearsal.updates or not moved):
-        yield _never_back(patient, rehearsal)
+        yield _never_back(rehearsal)
     if not rehearsal.updates and not rehearsal.tape.of("attempt") and not moved:
         yield _never_stepped(patient, rehearsal)
     if rehearsal.updates and rehearsal.tape.of("backward", "gradient"):
@@ -45,7 +47,7 @@ def _broken(rehearsal: Rehearsal) -> Finding:
     )
 
 
-def _never_back(patient: Patient, rehearsal: Rehearsal) -> Finding:
+def _never_back(rehearsal: Rehearsal) -> Finding:
     bare = rehearsal.bare("backward")
     where = bare or rehearsal.place("loss", "forward")
     evidence = (
@@ -54,12 +56,13 @@ def _never_back(patient: Patient, rehearsal: Rehearsal) -> Finding:
     )
     if bare:
         return Finding(
-            "L02", "error", f"backward is never called: `{bare.text}` names it and does not call it", Culprit("loss.backward", str(bare)),
+            "L02", "error", f"backward is never called: `{bare.code}` names it and does not call it", Culprit("loss.backward", str(bare)),
             evidence, "Write loss.backward() with its brackets.",
         )
     return Finding(
-        "L02", "error", "backward is never called: there are no gradients to learn from", Culprit("loss.backward", str(where) if where else None),
-        evidence, "Call loss.backward() behind the loss and before optimizer.step().",
+        "L02", "error", "backward is never called: there are no gradients to learn from",
+        Culprit("loss.backward", str(where) if where else None), evidence,
+        "Call loss.backward() behind the loss and before optimizer.step().",
     )
 
 
@@ -72,12 +75,12 @@ def _never_stepped(patient: Patient, rehearsal: Rehearsal) -> Finding:
     )
     if bare:
         return Finding(
-            "L02", "error", f"step is never called: `{bare.text}` names it and does not call it", Culprit("optimizer.step", str(bare)),
+            "L02", "error", f"step is never called: `{bare.code}` names it and does not call it", Culprit("optimizer.step", str(bare)),
             evidence, "Write optimizer.step() with its brackets.",
         )
     return Finding(
-        "L02", "error", "step is never called: the optimizer moves nothing", Culprit("optimizer.step", str(where) if where else None), evidence,
-        "Call optimizer.step() behind loss.backward().",
+        "L02", "error", "step is never called: the optimizer moves nothing",
+        Culprit("optimizer.step", str(where) if where else None), evidence, "Call optimizer.step() behind loss.backward().",
     )
 
 
@@ -102,10 +105,11 @@ def _without_gradient(patient: Patient, rehearsal: Rehearsal) -> Iterator[Findin
 
 def _unmoved(patient: Patient, rehearsal: Rehearsal, moved: set[str]) -> Iterator[Finding]:
     """Updates with gradients, and the same parameters behind them."""
-    rates = {}
+    rates: dict[int, float] = {}
+    most = max(norm or 0.0 for update in rehearsal.updates for norm in update.norms.values())
     for update in rehearsal.updates:
         for key, norm in update.norms.items():
-            if norm and norm == norm:
+            if norm and norm > FAINT * most:
                 rates[key] = max(update.rate, rates.get(key, 0.0))
     still = [name for name, one in patient.model.named_parameters() if id(one) in rates and name not in moved]
     if not still:

@@ -81,7 +81,7 @@ def _state(model: nn.Module) -> list[tuple[str, Tensor]]:
 def _evaluate(patient: Patient) -> _Look:
     look = _Look()
 
-    def on_root(module: nn.Module, _: Any, outputs: Any) -> None:
+    def on_root(_module: nn.Module, _: Any, outputs: Any) -> None:
         place = caller()
         look.places.append(place)
         logits = logits_of(outputs)
@@ -107,7 +107,8 @@ def _evaluate(patient: Patient) -> _Look:
 
 def _mode(patient: Patient, look: _Look, buffers: list[str], place: str | None) -> Iterator[Finding]:
     """In training mode, and it makes a difference: its statistics moved, or its answers are not those of evaluation mode."""
-    awake = [path for path in look.in_training if next(patient.model.get_submodule(path).children(), None) is None] or list(look.in_training)
+    leaves = [path for path in look.in_training if next(patient.model.get_submodule(path).children(), None) is None]
+    awake = leaves or list(look.in_training)
     if not look.in_training or (patient.intent.random_eval and not buffers):
         return
     differs = bool(buffers) or _mode_matters(patient, look)

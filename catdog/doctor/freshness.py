@@ -52,7 +52,7 @@ def gradient_freshness(patient: Patient) -> Iterator[Finding]:
             f"the gradient used is the fresh one plus what the first update left, to {_distance(used, expected):.1e}",
             f"norm of the gradient used {_norm(used, stale):.3g}, of the fresh one {_norm(fresh, stale):.3g}",
         ),
-        "Call optimizer.zero_grad() before every backward, or behind every step." if bare is None else f"Write `{bare.text}()` with its brackets.",
+        f"Write `{bare.code}()` with its brackets." if bare else "Call optimizer.zero_grad() before every backward, or behind every step.",
     )
 
 

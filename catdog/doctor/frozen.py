@@ -44,7 +44,7 @@ def _weights(patient: Patient, rehearsal: Rehearsal, frozen: list[str]) -> Itera
             f"{len(rehearsal.updates)} updates; {len(required)} of the {len(moved)} require a gradient",
             f"declared trainable: {', '.join(patient.intent.trainable or ('what requires a gradient',))}",
         ),
-        "Freeze them (requires_grad_(False)) before the optimizer is built, and leave them out of it: weight decay moves even what has no gradient.",
+        "Freeze them (requires_grad_(False)) and leave them out of the optimizer: weight decay moves even what has a gradient of 0.",
     )
 
 

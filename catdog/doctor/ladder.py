@@ -47,7 +47,9 @@ class _Climb:
         return f"loss over {len(self.losses) - 1} steps: " + ", ".join(f"{loss:.3g}" for loss in shown)
 
 
-@examination("L07", "ladder", catches="anything that keeps a network from fitting one sample, or one batch", needs=("loss", "optimizer"), passes=60)
+@examination(
+    "L07", "ladder", catches="anything that keeps a network from fitting one sample, or one batch", needs=("loss", "optimizer"), passes=60,
+)
 def ladder(patient: Patient) -> Iterator[Finding]:
     """Climb with the owner's own step; where that fails, with Adam and the plain step, to tell the loop from the network."""
     if Rehearsal.of(patient).error is not None:

@@ -68,7 +68,7 @@ def loss_certificate(patient: Patient) -> Iterator[Finding]:
         yield _ignores_target(case)
         return
     shape = case.logits.shape
-    if len(shape) > 2 or case.target.ndim == 2 and case.target.shape != case.logits[: len(case.target)].shape:
+    if len(shape) > 2 or (case.target.ndim == 2 and case.target.shape != case.logits[: len(case.target)].shape):
         return
     certificate = Certificate.of(
         case.gradients.reshape(len(case.gradients), -1), case.logits.reshape(len(case.logits), -1), case.targets, images=len(case.target),
@@ -87,9 +87,13 @@ def _case(patient: Patient) -> _Case:
     draws = [SPREAD * torch.randn(like.shape, generator=generator).to(like.device) for _ in range(2)]
     draws.append(_wrong(draws[0], target))
     start = Snapshot.of(patient)
-    ask = partial(answered, patient, is_plain=is_plain, with_step=patient.optimizer is not None, start=start)
+    ask = partial(answered, patient, is_plain=is_plain, start=start)
     try:
-        return _Case(target, [ask(draw, target) for draw in draws], other, ask(draws[0], other))
+        try:
+            return _Case(target, [ask(draw, target) for draw in draws], other, ask(draws[0], other))
+        except (RuntimeError, AttributeError, TypeError):  # a loop that wants the gradient of every parameter
+            ask = partial(ask, whole=True)
+            return _Case(target, [ask(draw, target) for draw in draws], other, ask(draws[0], other))
     except CannotTell:
         raise
     except Exception as error:
@@ -97,7 +101,7 @@ def _case(patient: Patient) -> _Case:
 
 
 def _is_labels(target: Tensor, logits: Tensor) -> bool:
-    return target.ndim == 1 and not target.is_floating_point() and logits.ndim == 2 and int(target.max()) < logits.shape[1] > 1
+    return target.ndim == 1 and not target.is_floating_point() and logits.ndim == 2 and 1 < logits.shape[1] > int(target.max())
 
 
 def _another(target: Tensor, logits: Tensor) -> Tensor:
@@ -122,7 +126,7 @@ def _finding(case: _Case, message: str, evidence: str, remedy: str, severity: st
 
 def _ignores_target(case: _Case) -> Finding:
     heard = case.answers[0].hearing.losses
-    against = next((one for one in heard if isinstance(one.target, Tensor) and one.target.is_floating_point() and one.target.requires_grad), None)
+    against = next((one for one in heard if isinstance(one.target, Tensor) and one.target.requires_grad), None)
     itself = against is not None and against.target is against.outputs
     how = f": {against.kind} of the output against {'itself' if itself else 'something made of it'}" if against else ""
     place = (against.place if against else None) or case.answers[0].place
@@ -155,7 +159,8 @@ def _known(patient: Patient, case: _Case, certificate: Certificate, *, is_named:
         )
     if sign * certificate.scale < 0 and _is_uphill(case, sign):
         yield _finding(
-            case, "The loss has the wrong sign: the optimizer makes the right label less likely", evidence, "Remove the minus before the loss.",
+            case, "The loss has the wrong sign: the optimizer makes the right label less likely", evidence,
+            "Remove the minus before the loss.",
         )
         return
     yield from _labels_left_out(patient, case, certificate)
@@ -201,15 +206,16 @@ def _unknown(patient: Patient, case: _Case) -> Iterator[Finding]:
     if _is_uphill(case, -1 if _is_ascending(patient) else 1):
         yield _finding(
             case, "The loss has the wrong sign: making the right label more likely makes it larger",
-            f"the derivative by the right label's logit is positive in all of {len(case.targets)} planted answers", "Remove the minus before the loss.",
+            f"the derivative by the right label's logit is positive in all of {len(case.targets)} planted answers",
+            "Remove the minus before the loss.",
         )
         return
     for label in sorted(set(case.target.tolist())):
         rows, rest = case.gradients[case.targets == label], case.gradients[case.targets != label]
         if not bool(rows.any()) and len(rest) and bool(rest.any(dim=1).all()) and label != patient.intent.ignore_index:
             yield _finding(
-                case, f"The loss ignores label {label}: its images give no gradient", f"gradient exactly 0 in {len(rows)} planted answers",
-                "Look at ignore_index and at the weights by label of the loss.",
+                case, f"The loss ignores label {label}: its images give no gradient",
+                f"gradient exactly 0 in {len(rows)} planted answers", "Look at ignore_index and at the weights by label of the loss.",
             )
 
 

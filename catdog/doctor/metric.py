@@ -61,10 +61,11 @@ class _Figures:
 
 
 @examination(
-    "L10", "metric certificate", catches="a loss or accuracy of a split that is not the mean over its images", needs=("evaluate", "loss"), passes=6,
+    "L10", "metric certificate", catches="a loss or accuracy of a split that is not the mean over its images",
+    needs=("evaluate", "loss"), passes=1,
 )
 def metric_certificate(patient: Patient) -> Iterator[Finding]:
-    """Let the owner's evaluation look at known answers; what it says must be the mean over the images, or the formula is named that it fits."""
+    """Let the owner's evaluation look at known answers: what it says is the mean over the images, or the formula is named that it fits."""
     inputs, target, logits = _known(patient)
     said, place = _evaluated(patient, inputs, target, logits)
     losses = _losses(patient, logits, target)
@@ -137,7 +138,7 @@ def _said(figures: Mapping[str, float], name: str) -> float | None:
 
 
 def _by_batch(values: Tensor) -> list[Tensor]:
-    return list(values.split(SIZES))
+    return list(torch.split(values, list(SIZES)))
 
 
 def _losses(patient: Patient, logits: Tensor, target: Tensor) -> list[_Figures]:
@@ -158,10 +159,12 @@ def _near(one: float, other: float) -> bool:
     return math.isclose(one, other, rel_tol=TOLERANCE, abs_tol=1e-7)
 
 
-def _of_loss(patient: Patient, said: float, losses: Sequence[_Figures], logits: Tensor, target: Tensor, place: Place | None) -> Iterator[Finding]:
+def _of_loss(
+    patient: Patient, said: float, losses: Sequence[_Figures], logits: Tensor, target: Tensor, place: Place | None,
+) -> Iterator[Finding]:
     together = float(patient.loss(logits, target).sum()) if patient.loss else math.nan  # of losses weighted by label, the weighted mean
     is_mean = not _near(together, losses[0].mean * len(target))
-    if any(_near(said, figures.mean) for figures in losses) or (is_mean or patient.intent.reduction == "sum") and _near(said, together):
+    if any(_near(said, figures.mean) for figures in losses) or ((is_mean or patient.intent.reduction == "sum") and _near(said, together)):
         return
     for figures in losses:
         for formula, value in figures.wrong().items():
@@ -200,14 +203,15 @@ def _other_axes(logits: Tensor, target: Tensor, hits: _Figures) -> dict[str, flo
 def _finding(name: str, formula: str, said: float, right: float, place: Place | None) -> Finding:
     return Finding(
         "L10", "error", f"The evaluation's {name} is {formula}", Culprit(f"evaluate: {name}", str(place) if place else None),
-        (f"says {said:.6g}, the mean over the images is {right:.6g}, for batches of {', '.join(map(str, SIZES))} images with known answers",),
+        (f"says {said:.6g}, the mean over the images is {right:.6g}, for known answers in batches of {', '.join(map(str, SIZES))}",),
         "Add up over images, each batch's mean times its images, and divide by all images at the end.",
     )
 
 
 def _unexplained(name: str, said: float, right: float, place: Place | None) -> Finding:
     return Finding(
-        "L10", "warning", f"The evaluation's {name} is not the mean over the images", Culprit(f"evaluate: {name}", str(place) if place else None),
+        "L10", "warning", f"The evaluation's {name} is not the mean over the images",
+        Culprit(f"evaluate: {name}", str(place) if place else None),
         (f"says {said:.6g}, the mean over the images is {right:.6g}, and no known formula fits",),
         "Give it another name if it is meant to be something else.",
     )

@@ -11,7 +11,7 @@ from catdog.doctor.tape import Event, Kind
 
 
 @examination(
-    "L03", "event order", catches="clipping behind the update, gradients wiped before it, a scaler used by halves, a scheduler before the update",
+    "L03", "event order", catches="clipping behind the update, gradients wiped before it, a scaler used by halves, a scheduler too early",
     needs=("optimizer", "loss"), passes=3, of_large=True,
 )
 def event_order(patient: Patient) -> Iterator[Finding]:
@@ -30,7 +30,8 @@ def _finding(message: str, first: Event | Update, second: Event | Update, what: 
         return f"{place}: {place.text}" if place else "somewhere"
 
     where = str(first.place) if first.place else None
-    return Finding("L03", "error", message, Culprit(what, where), (evidence, f"first {line(first.place)}", f"then {line(second.place)}"), remedy)
+    lines = (f"this: {line(first.place)}", f"and this: {line(second.place)}")
+    return Finding("L03", "error", message, Culprit(what, where), (evidence, *lines), remedy)
 
 
 def _between(rehearsal: Rehearsal) -> Iterator[tuple[list[Event], Update]]:
@@ -73,8 +74,9 @@ def _clipped_late(rehearsal: Rehearsal) -> Iterator[Finding]:
     if len(late) == len(rehearsal.updates):
         update, clip = late[0]
         yield _finding(
-            "Gradients are clipped behind the update that they were for", clip, update, "clip_grad", f"in {len(late)} of {len(late)} updates; "
-            "no clipping stands between backward and step", "Clip between loss.backward() and optimizer.step().",
+            "Gradients are clipped behind the update that they were for", clip, update, "clip_grad",
+            f"in all of {len(late)} updates; no clipping stands between backward and step",
+            "Clip between loss.backward() and optimizer.step().",
         )
 
 
@@ -92,8 +94,8 @@ def _scheduled_early(patient: Patient, rehearsal: Rehearsal) -> Iterator[Finding
     begins_at_nothing = patient.optimizer is not None and all(float(group.get("lr", 1.0)) == 0 for group in patient.optimizer.param_groups)
     if in_every and not behind_last and groups and not begins_at_nothing:
         yield _finding(
-            "The scheduler steps before the optimizer: the first learning rate of the schedule is never used", early[0], first, "scheduler.step",
-            f"in all of {len(rehearsal.updates)} updates", "Call scheduler.step() behind optimizer.step().",
+            "The scheduler steps before the optimizer: the first learning rate of the schedule is never used", early[0], first,
+            "scheduler.step", f"in all of {len(rehearsal.updates)} updates", "Call scheduler.step() behind optimizer.step().",
         )
 
 

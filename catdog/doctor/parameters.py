@@ -35,7 +35,7 @@ def grouped(names: Collection[str], model: nn.Module) -> str:
         for end in range(1, len(parts) + 1):
             path = ".".join(parts[:end])
             under = [one for one in everything if one == path or one.startswith(f"{path}.")]
-            if under and set(under) <= set(names) or end == len(parts):
+            if (under and set(under) <= set(names)) or end == len(parts):
                 found.append(path)
                 break
     found = list(dict.fromkeys(found))

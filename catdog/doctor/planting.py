@@ -59,14 +59,14 @@ def exchanged(outputs: Any, logits: Tensor) -> Any:
     return other
 
 
-def kept_alive(model: nn.Module, logits: Tensor) -> Tensor:
+def kept_alive(model: nn.Module, logits: Tensor, *, whole: bool = False) -> Tensor:
     """The same numbers, from which a gradient of 0 goes to the vectors among the parameters: an optimizer and a scaler find one to work on.
 
-    Not to the matrices, which are nearly all there is to update.
+    Not to the matrices, which are nearly all there is to update, unless the `whole` is asked for.
     """
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad and parameter.numel()]
     vectors = [parameter for parameter in trained if parameter.ndim < 2]
-    anchors = [parameter.flatten()[:1].sum().float() for parameter in vectors or trained]
+    anchors = [parameter.flatten()[:1].sum().float() for parameter in (not whole and vectors) or trained]
     return logits + 0.0 * torch.stack(anchors).sum() if anchors else logits
 
 

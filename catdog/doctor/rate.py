@@ -80,7 +80,8 @@ def rate_that_learns(patient: Patient) -> Iterator[Finding]:
     if 0 < present.ratio < TOO_SMALL and not is_warming_up:
         yield Finding(
             "L08", "warning", f"The learning rate {highest:g} is so small that nothing moves", culprit,
-            (f"an update changes the weights by {present.ratio:.1e} of their size",), "Raise it until an update is about 1e-3 of the weights.",
+            (f"an update changes the weights by {present.ratio:.1e} of their size",),
+            "Raise it until an update is about 1e-3 of the weights.",
         )
 
 

@@ -120,7 +120,8 @@ class Rehearsal:
         least = UPDATES * patient.intent.accumulate
         if self.calls < least:
             return True
-        waits = bool(self.tape.of("attempt")) or patient.intent.accumulate > 1 or (self.calls < 2 * UPDATES + 2 and bool(self.tape.of("backward")))
+        is_new = self.calls < 2 * UPDATES + 2 and bool(self.tape.of("backward"))
+        waits = bool(self.tape.of("attempt")) or patient.intent.accumulate > 1 or is_new
         return waits and len(self.tape.of("stepped")) < UPDATES and self.calls < max(MOST_CALLS, least)
 
 
@@ -194,9 +195,7 @@ def _update(tape: Tape, event: Event) -> Update:
 
 def _light(event: Event) -> Event:
     """Without the graph that hangs on what it is of."""
-    of = event.of if event.kind in ("step", "stepped", "zero", "schedule", "unscale", "update", "scale", "attempt", "train", "eval") else None
-    if event.kind == "backward":
-        of = event.of.requires_grad if isinstance(event.of, Tensor) else None
+    of = None if event.kind in ("forward", "loss", "backward", "gradient", "clip") else event.of
     given: tuple[Any, ...] = (event.of.get_scale() if event.of.is_enabled() else 1.0,) if event.kind == "scale" else ()
     if event.kind == "step":
         given = tuple(one for one in event.given if callable(one))

@@ -38,12 +38,13 @@ def _over_the_training(patient: Patient, rates: Sequence[float], where: str | No
     idle = sum(rate <= NOTHING * highest for rate in rates) / len(rates)
     turn = _turns(rates)
     if highest <= 0:
-        yield Finding("L08", "error", "The learning rate is 0 in the whole training", culprit, evidence, "Give the schedule a learning rate to start from.")
+        yield Finding("L08", "error", "The learning rate is 0 in the whole training", culprit, evidence, "Give it one to start from.")
     elif min(rates) < 0:
-        yield Finding("L08", "error", "The learning rate becomes negative: training is undone", culprit, evidence, "Let the schedule end with the training.")
+        yield Finding("L08", "error", "The learning rate becomes negative", culprit, evidence, "Let the schedule end with the training.")
     elif turn is not None and turn < 0.6 * len(rates) and not patient.intent.restarts and name not in RESTARTING:
         yield Finding(
-            "L08", "error", f"The learning rate ends at update {turn} of {len(rates)} and rises again: the schedule counts other steps than the loop",
+            "L08", "error",
+            f"The learning rate ends at update {turn} of {len(rates)} and rises again: the schedule counts other steps than the loop",
             culprit, evidence, _remedy(patient, turn),
         )
     elif idle > 0.4:
@@ -52,7 +53,10 @@ def _over_the_training(patient: Patient, rates: Sequence[float], where: str | No
             _remedy(patient, next(number for number, rate in enumerate(rates) if rate <= NOTHING * highest)),
         )
     elif idle > 0.05:
-        yield Finding("L08", "warning", f"The learning rate is practically 0 in {idle:.0%} of the training", culprit, evidence, "Let the schedule end with the training.")
+        yield Finding(
+            "L08", "warning", f"The learning rate is practically 0 in {idle:.0%} of the training", culprit, evidence,
+            "Let the schedule end with the training.",
+        )
     elif patient.scheduler is not None and highest - min(rates) <= 1e-3 * highest and name not in (*RESTARTING, "ConstantLR"):
         yield Finding(
             "L08", "warning", "There is a schedule, and the learning rate stays what it is", culprit, evidence,

@@ -40,6 +40,11 @@ class Place:
         return linecache.getline(self.file, self.line).strip()
 
     @property
+    def code(self) -> str:
+        """The line without its comment."""
+        return self.text.partition("#")[0].strip()
+
+    @property
     def is_library(self) -> bool:
         """Whether it is installed code rather than the user's own."""
         return "site-packages" in Path(self.file).parts or self.file.startswith(_TORCH)

@@ -8,7 +8,7 @@ from torch import nn
 
 @contextmanager
 def still(model: nn.Module) -> Iterator[None]:
-    """Keep every module in evaluation mode: `model.train()` inside has no effect. Two batches and their union then have the same answers."""
+    """Keep every module in evaluation mode: `model.train()` inside has no effect. An image's answer is then the same in every batch."""
     modules = list(model.modules())
     before = [(module, module.training, module.__dict__.get("train")) for module in modules]
     for module in modules:

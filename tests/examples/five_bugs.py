@@ -3,8 +3,11 @@
     python five_bugs.py
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from catdog.doctor import Report, examine
 
@@ -19,17 +22,18 @@ class SmallNet(nn.Module):
         self.head = nn.Linear(16, 2)
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.head(self.features(images))
+        logits: Tensor = self.head(self.features(images))
+        return logits
 
 
-def train_step(model, batch, loss_fnc, optimizer):
-    images, labels = batch
+def train_step(model: nn.Module, batch: tuple[Tensor, Tensor], loss_fnc: Callable[[Tensor, Tensor], Tensor], optimizer: Optimizer) -> float:
+    images, labels = batch  # noqa: RUF059
     optimizer.zero_grad()
     output = torch.sigmoid(model(images))
     loss = loss_fnc(output, output)
-    loss.backward
-    optimizer.step
-    return loss.item()
+    loss.backward  # noqa: B018
+    optimizer.step  # noqa: B018
+    return float(loss.detach())
 
 
 def pictures() -> tuple[Tensor, Tensor]:
