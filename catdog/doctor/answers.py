@@ -48,6 +48,7 @@ class _Planting:
     is_matched: bool = True
     value: float = 0.0
     place: Place | None = None
+    went_back: bool = False
     hearing: Hearing = field(default_factory=Hearing)
     factor: float = 1.0
     """Of a scaler."""
@@ -66,8 +67,12 @@ class _Planting:
     def on_event(self, event: Event) -> None:
         if event.kind == "scale" and event.of.is_enabled():
             self.factor = float(event.of.get_scale())
-        if event.kind == "backward":
+        if event.kind == "gradient" and not self.went_back:
             self.place = self.place or event.place
+            self.come_back(event.of)
+        if event.kind == "backward":
+            if not self.went_back:  # what torch.autograd.grad was asked for before was something else, an adversary's step say
+                self.went_back, self.place, self.value, self.gradients = True, event.place, 0.0, torch.zeros_like(self.logits)
             self.come_back(event.of)
 
     def come_back(self, root: Any) -> None:
@@ -84,7 +89,7 @@ class _Planting:
 
     def without_backward(self, tape: Tape, result: Any) -> None:
         """Go back from the loss itself, where the loop does not."""
-        heard = tape.of("gradient") or tape.of("loss")
+        heard = tape.of("loss")
         roots = [event.of for event in heard] or [one.result for one in self.hearing.losses] or [result]
         places = [event.place for event in heard] + [one.place for one in self.hearing.losses]
         self.place = next((place for place in places if place is not None), None)
@@ -108,7 +113,7 @@ def answered(patient: Patient, logits: Tensor, target: Tensor, *, is_plain: bool
         with planted(patient.model, planting.answer, is_plain=is_plain):
             with recording(patient, on_event=planting.on_event) as tape, planting.hearing:
                 result = _go(patient, (patient.batch[0], target))
-            if not tape.of("backward"):
+            if not tape.of("backward", "gradient"):
                 planting.without_backward(tape, result)
     finally:
         start.restore()

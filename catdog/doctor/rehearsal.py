@@ -17,6 +17,7 @@ from torch.optim import Optimizer
 
 from catdog.doctor.examination import CannotTell
 from catdog.doctor.patient import Batch, Patient
+from catdog.doctor.snapshot import Snapshot
 from catdog.doctor.source import Place, bare_attributes, files_here, is_own, making
 from catdog.doctor.tape import Event, Tape, recording
 
@@ -63,10 +64,11 @@ class Rehearsal:
 
     @classmethod
     def of(cls, patient: Patient) -> Self:
-        """Let the loop go on from where it is; the visit puts the patient back."""
+        """Let the loop go on from where it is, and put the patient back."""
         if "rehearsal" not in patient.known:
-            rehearsal = cls()
+            rehearsal, start = cls(), Snapshot.of(patient)
             rehearsal._make(patient)
+            start.restore()
             patient.known["rehearsal"] = rehearsal
         kept: Self = patient.known["rehearsal"]
         return kept

@@ -31,7 +31,7 @@ def train_step(model: nn.Module, batch: tuple[Tensor, Tensor], loss_fnc: Callabl
     optimizer.zero_grad()
     output = model(images)
     loss = loss_fnc(output, labels)
-    loss.backward()
+    loss.backward()  # type: ignore[no-untyped-call]
     optimizer.step()
     return float(loss.detach())
 
