@@ -1,6 +1,9 @@
 """EXAMINATIONS: everything the doctor asks, in the order of what a finding is worth: exact and cheap questions first."""
 
-from catdog.doctor import branches, model
+from catdog.doctor import branches, ladder, loop, loss, model, schedule
 from catdog.doctor.examination import Examination
 
-EXAMINATIONS: tuple[Examination, ...] = (*branches.EXAMINATIONS, *model.EXAMINATIONS)
+EXAMINATIONS: tuple[Examination, ...] = (
+    *branches.EXAMINATIONS, *model.EXAMINATIONS, *loss.EXAMINATIONS, *loop.EXAMINATIONS, *schedule.EXAMINATIONS,
+    *ladder.EXAMINATIONS,  # the last, for it refers to what the others have found
+)

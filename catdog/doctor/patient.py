@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from catdog.doctor.findings import Finding
+
 PROBE = 8
 """Images in the batch that is looked at: enough for both labels and for batch statistics."""
 
@@ -136,6 +138,8 @@ class Patient:
     training: Training | None = None
     serving: Serving | None = None
     intent: Intent = field(default_factory=Intent)
+    findings: Sequence[Finding] = ()
+    """What this visit has found so far."""
     seconds_per_pass: float = 0.0
     """How long a forward and backward pass of the batch takes here; measured at the beginning of a visit."""
     known: dict[str, Any] = field(default_factory=dict)

@@ -7,7 +7,7 @@ code from a string) a place still has its name and number, and nothing is said o
 import ast
 import linecache
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -18,6 +18,7 @@ from torch import nn
 
 _OWN = str(Path(__file__).parent)
 _TORCH = str(Path(torch.__file__).parent)
+_STANDARD = str(Path(ast.__file__).parent)
 _THROUGH = {"_call_impl", "_wrapped_call_impl"}
 """Names of torch's functions between the line that calls a module and its forward."""
 
@@ -37,6 +38,11 @@ class Place:
     def text(self) -> str:
         """The line, stripped; empty where there is no file."""
         return linecache.getline(self.file, self.line).strip()
+
+    @property
+    def code(self) -> str:
+        """The line without its comment."""
+        return self.text.partition("#")[0].strip()
 
     @property
     def is_library(self) -> bool:
@@ -127,6 +133,36 @@ class Statement:
         return sorted(node.lineno for node in names if isinstance(node.ctx, ast.Load) and node.lineno <= anew)
 
 
+def making(name: str, files: Iterable[str], *, lr: float | None = None) -> Place | None:
+    """The one call of that name in some files: where an optimizer of that class is made; of several the one with that literal `lr`."""
+    found = []
+    for file in dict.fromkeys(files):
+        for node in ast.walk(parsed(file) or ast.Module([], [])):
+            called = node.func if isinstance(node, ast.Call) else None
+            if isinstance(node, ast.Call) and name in (getattr(called, "attr", None), getattr(called, "id", None)):
+                rates = [word.value.value for word in node.keywords if word.arg == "lr" and isinstance(word.value, ast.Constant)]
+                found.append((Place(file, node.lineno, "<module>"), rates))
+    exact = [one for one in found if lr in one[1]]
+    chosen = exact if len(exact) == 1 else found
+    return chosen[0][0] if len(chosen) == 1 else None
+
+
+def files_here() -> list[str]:
+    """The user's own files that the present call comes from, the innermost first."""
+    frame: FrameType | None = sys._getframe(1)
+    files = []
+    while frame is not None:
+        if is_own(frame.f_code.co_filename):
+            files.append(frame.f_code.co_filename)
+        frame = frame.f_back
+    return list(dict.fromkeys(files))
+
+
+def is_own(file: str) -> bool:
+    """Whether it is a user's own code: neither torch's, nor the doctor's, nor anything installed."""
+    return not file.startswith((_OWN, _TORCH, _STANDARD, "<")) and not {"site-packages", "dist-packages"} & set(Path(file).parts)
+
+
 def expressions(code: CodeType) -> Iterator[ast.expr]:
     """The expressions of a function that stand as statements of their own: `loss.backward` without brackets is one."""
     tree = parsed(code.co_filename)
@@ -134,6 +170,13 @@ def expressions(code: CodeType) -> Iterator[ast.expr]:
         first = min([function.lineno, *(decorator.lineno for decorator in function.decorator_list)])
         if function.name == code.co_name and first == code.co_firstlineno:
             yield from (node.value for node in ast.walk(function) if isinstance(node, ast.Expr))
+
+
+def bare_attributes(code: CodeType) -> Iterator[tuple[str, int]]:
+    """(name, line) of what a function looks up and does not call: ("backward", 12) of a line `loss.backward`."""
+    for expression in expressions(code):
+        if isinstance(expression, ast.Attribute):
+            yield expression.attr, expression.lineno
 
 
 def _functions(tree: ast.Module) -> list[ast.FunctionDef | ast.AsyncFunctionDef]:

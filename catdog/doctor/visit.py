@@ -52,7 +52,7 @@ def _examined(patient: Patient, examinations: Sequence[Examination], *, deadline
     findings: list[Finding] = []
     passed: list[str] = []
     not_run: dict[str, str] = {}
-    snapshot = Snapshot.of(patient)
+    patient.findings, snapshot = findings, Snapshot.of(patient)
     if (trouble := trial(patient)) is not None:
         findings.append(trouble)
     snapshot.restore()

@@ -1,0 +1,143 @@
+"""L07: the ladder. First fit one sample, then one batch: what cannot do that cannot learn.
+
+It is made behind all others: where it fails, it says what they have found to look at.
+"""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from torch import nn
+from torch.optim import Adam
+
+from catdog.doctor.clean import clean_loss, is_right
+from catdog.doctor.examination import CannotTell, examination
+from catdog.doctor.findings import Culprit, Finding
+from catdog.doctor.patient import Batch, Patient, usual_step
+from catdog.doctor.rehearsal import Rehearsal
+from catdog.doctor.snapshot import Snapshot
+
+STEPS = 60
+SECONDS = 8.0
+"""For each rung; a network that is too slow for it is not judged."""
+FITS = 0.1
+"""Of the loss at the beginning."""
+MOVES = 0.8
+"""Of the loss at the beginning: what has not fallen to that has not begun to learn."""
+RATES = (1e-3, 1e-2)
+"""Of Adam, for the second try and the third."""
+MOSTLY = 0.5
+"""Of the parameters: where fewer are trained, a batch need not be fitted, only a sample."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Climb:
+    losses: list[float]
+    fits: bool
+    is_over: bool = False
+    """Time ran out."""
+    rate: float | None = None
+
+    @property
+    def moves(self) -> bool:
+        return min(self.losses) <= MOVES * self.losses[0]
+
+    def __str__(self) -> str:
+        shown = [self.losses[round(part * (len(self.losses) - 1) / 5)] for part in range(6)] if len(self.losses) > 6 else self.losses
+        return f"loss over {len(self.losses) - 1} steps: " + ", ".join(f"{loss:.3g}" for loss in shown)
+
+
+@examination(
+    "L07", "ladder", catches="anything that keeps a network from fitting one sample, or one batch", needs=("loss", "optimizer"), passes=60,
+)
+def ladder(patient: Patient) -> Iterator[Finding]:
+    """Climb with the owner's own step; where that fails, with Adam and the plain step, to tell the loop from the network."""
+    if Rehearsal.of(patient).error is not None:
+        raise CannotTell("the training step cannot be made")
+    start = Snapshot.of(patient)
+    rungs = [("one sample", _one(patient)), (f"one batch of {len(patient.batch[0])}", patient.batch)]
+    for rung, batch in rungs[: 2 if _share_trained(patient) > MOSTLY else 1]:
+        own = _climbed(patient, batch, start)
+        if own.is_over:
+            raise CannotTell(f"no time for {STEPS} steps on {rung}")
+        if own.fits:
+            continue
+        others = []
+        for rate in RATES:
+            others.append(_climbed(patient, batch, start, rate=rate))
+            if others[-1].is_over:
+                raise CannotTell(f"no time for {STEPS} steps on {rung}")
+            if others[-1].fits:
+                break
+        if own.moves and others[-1].fits and not _known(patient):
+            return  # it learns, only slowly
+        yield _finding(patient, rung, own, others)
+        return
+
+
+def _share_trained(patient: Patient) -> float:
+    parameters = list(patient.model.parameters())
+    return sum(one.numel() for one in parameters if one.requires_grad) / max(1, sum(one.numel() for one in parameters))
+
+
+def _known(patient: Patient) -> list[Finding]:
+    """What the other examinations have found, the certain before the rest."""
+    errors = [finding for finding in patient.findings if finding.severity == "error"]
+    return errors or [finding for finding in patient.findings if finding.severity == "warning"]
+
+
+def _one(patient: Patient) -> Batch:
+    """One image, twice, for batch statistics cannot take one."""
+    inputs, target = patient.batch
+    return inputs[:1].repeat(2, *[1] * (inputs.ndim - 1)), target[:1].repeat(2, *[1] * (target.ndim - 1))
+
+
+def _climbed(patient: Patient, batch: Batch, start: Snapshot, *, rate: float | None = None) -> _Climb:
+    start.restore()
+    for module in patient.model.modules():
+        if isinstance(module, nn.modules.dropout._DropoutNd):
+            module.p = 0.0
+    loss = clean_loss(patient, batch)
+    began, losses, is_over = time.monotonic(), [float(loss().detach())], False
+    parameters = [one for one in patient.model.parameters() if one.requires_grad]
+    optimizer = Adam(parameters, lr=rate) if parameters and rate else None
+    fits = False
+    for number in range(STEPS):
+        if rate is None:
+            patient.train_step(batch)
+        elif optimizer is not None and patient.loss is not None:
+            usual_step(patient.model, batch, patient.loss, optimizer)
+        if number % 5 == 4 or number < 3:
+            losses.append(float(loss().detach()))
+            fits = _fits(patient, batch, losses)
+            is_over = time.monotonic() - began > SECONDS
+            if fits or is_over:
+                break
+    start.restore()
+    return _Climb(losses, fits, is_over and not fits, rate)
+
+
+def _fits(patient: Patient, batch: Batch, losses: list[float]) -> bool:
+    if losses[-1] <= FITS * losses[0]:
+        return True
+    return losses[-1] <= MOVES * losses[0] and is_right(patient, batch) == 1.0
+
+
+def _finding(patient: Patient, rung: str, own: _Climb, others: list[_Climb]) -> Finding:
+    look = "; ".join(
+        f"{finding.code}: {finding.message[:1].lower()}{finding.message[1:]} ({finding.culprit})" for finding in _known(patient)[:3]
+    )
+    if others[-1].fits:
+        blame, culprit, guess = "With Adam and the plain step it can", "optimizer and loop", "the learning rate, the optimizer or the loop"
+    else:
+        blame, culprit, guess = "With Adam and the plain step it cannot either", "network and loss", "the network or the loss"
+    is_stuck = rung == "one sample" and not any(climb.moves for climb in (own, *others))
+    return Finding(
+        "L07", "error" if is_stuck else "warning", f"The network cannot fit {rung} in {STEPS} steps. {blame}", Culprit(culprit),
+        (f"with the loop's own step: {own}", *(f"with Adam at {other.rate:g}: {other}" for other in others)),
+        f"Look first at {look}." if look else f"Look at {guess}: no other examination has found anything.",
+    )
+
+
+EXAMINATIONS = (ladder,)
+
