@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from catdog.datasets import Record
+
 PROBE = 8
 """Images in the batch that is looked at: enough for both labels and for batch statistics."""
 
@@ -86,6 +88,10 @@ class Data:
     """What is done against unequal numbers: natural (nothing), weighted, sampler or downsample."""
     population: Sequence[str] | None = None
     """The labels of everything that the splits were drawn from."""
+    channels: str = "RGB"
+    """The order of the colours in what `prepare` makes: BGR where a network is meant to see them so."""
+    records: Mapping[Path, Record] | None = None
+    """What the import of a catdog data set has found out of each file of `splits`: what is known of it is not looked at again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +142,8 @@ class Patient:
     intent: Intent = field(default_factory=Intent)
     seconds_per_pass: float = 0.0
     """How long a forward and backward pass of the batch takes here; measured at the beginning of a visit."""
+    kept: dict[str, Any] = field(default_factory=dict)
+    """What one examination has found out at some cost and another one reads: pictures that were decoded, a training that was watched."""
 
     @property
     def labels(self) -> int:

@@ -1,4 +1,4 @@
-"""Place, caller, module_caller, Statement: which line of whose code did it, and what that line says.
+"""Place, caller, module_caller, defined_at, Statement: which line of whose code did it, and what that line says.
 
 Lines are read from the files that Python itself would show in a traceback. Where there is no file (a notebook's cell that has gone,
 code from a string) a place still has its name and number, and nothing is said of its text.
@@ -9,9 +9,10 @@ import linecache
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from types import CodeType, FrameType
+from typing import Any
 
 import torch
 from torch import nn
@@ -66,6 +67,17 @@ def module_caller(module: nn.Module) -> Place | None:
             return Place(code.co_filename, frame.f_lineno, code.co_name)
         frame = frame.f_back
     return caller()
+
+
+def defined_at(function: Any) -> Place | None:
+    """Where a function, a method, a partial of one or the `__call__` of an object is written; None for what is no Python code."""
+    while isinstance(function, partial):
+        function = function.func
+    function = getattr(function, "__func__", function)
+    code = getattr(function, "__code__", None) or getattr(vars(type(function)).get("__call__"), "__code__", None)
+    if code is None and isinstance(function, nn.Module):
+        code = type(function).forward.__code__
+    return Place(code.co_filename, code.co_firstlineno, code.co_name) if isinstance(code, CodeType) else None
 
 
 @lru_cache(maxsize=64)
