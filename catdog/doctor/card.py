@@ -99,8 +99,8 @@ def _of_card(data: Data) -> Iterator[Finding]:
     levels = _levels(prepare)
     if levels <= FEW_LEVELS:
         yield Finding(
-            "D07", "error" if data.normalise else "warning", f"Of 256 steps from black to white {levels} are left: the values are cut", culprit,
-            (f"{levels} different values in a ramp from black to white",), "Cast to float before the normalisation, and to nothing after it.",
+            "D07", "error" if data.normalise else "warning", f"Of 256 steps from black to white {levels} are left: the values are cut",
+            culprit, ("of a ramp from black to white",), "Cast to float before the normalisation, and to nothing after it.",
         )
         return
     if torn is not None:
@@ -285,8 +285,9 @@ def _of_train(patient: Patient, data: Data) -> Iterator[Finding]:
     ]
     agreeing = sum(one is not None for one in alone)
     yield Finding(
-        "D07", "error" if agreeing >= 0.9 * len(alone) else "warning", f"In train, otherwise than in validation, {explanation.name}", Culprit("train"),
-        (f"explains {1 - explanation.left:.1%} of the difference between {len(alone)} pictures as train and as prepare make them",
+        "D07", "error" if agreeing >= 0.9 * len(alone) else "warning", f"In train, otherwise than in validation, {explanation.name}",
+        Culprit("train"),
+        (f"explains {1 - explanation.left:.0%} of the difference between {len(alone)} pictures as train and as prepare make them",
          f"{agreeing} of {len(alone)} pictures say so one by one"),
         "Prepare train's pictures as validation's, apart from the augmentation.",
     )

@@ -104,6 +104,8 @@ class Training:
     """A fresh network with what the training left as its best on disk."""
     best_by: str = "val_loss"
     """The key of a record by which the best epoch is chosen; smaller is better if it ends in loss."""
+    coverage: float = 1.0
+    """The share of train that an epoch of this short training is meant to read."""
 
 
 @dataclass(frozen=True, slots=True)

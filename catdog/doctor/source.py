@@ -1,4 +1,4 @@
-"""Place, caller, module_caller, defined_at, Statement: which line of whose code did it, and what that line says.
+"""Place, caller, callers, module_caller, defined_at, Statement: which line of whose code did it, and what that line says.
 
 Lines are read from the files that Python itself would show in a traceback. Where there is no file (a notebook's cell that has gone,
 code from a string) a place still has its name and number, and nothing is said of its text.
@@ -54,6 +54,18 @@ def caller() -> Place | None:
             return Place(file, frame.f_lineno, frame.f_code.co_name)
         frame = frame.f_back
     return None
+
+
+def callers(most: int = 4) -> tuple[Place, ...]:
+    """The lines on the way here that are neither torch's nor the doctor's nor installed, the innermost first."""
+    found: list[Place] = []
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and len(found) < most:
+        place = Place(frame.f_code.co_filename, frame.f_lineno, frame.f_code.co_name)
+        if not place.file.startswith((_OWN, _TORCH, "<")) and not place.is_library:
+            found.append(place)
+        frame = frame.f_back
+    return tuple(found)
 
 
 def module_caller(module: nn.Module) -> Place | None:
