@@ -25,7 +25,8 @@ def drawn(label: int, number: int, *, size: tuple[int, int] = (48, 40), seed: in
     along = columns if label == 0 else rows
     wave = np.sin(along / generator.uniform(1.5, 4) + generator.uniform(0, 6))
     colour = np.array([150, 110, 90] if label == 0 else [90, 110, 150]) + generator.normal(0, 30, 3)
-    spot = np.exp(-((rows - generator.uniform(0, size[1])) ** 2 + (columns - generator.uniform(0, size[0])) ** 2) / generator.uniform(60, 200))
+    x, y = generator.uniform(0, size[0]), generator.uniform(0, size[1])
+    spot = np.exp(-((rows - y) ** 2 + (columns - x) ** 2) / generator.uniform(60, 200))
     values = colour + 50 * wave[..., None] + 90 * spot[..., None] + generator.normal(0, 12, (size[1], size[0], 3))
     return Image.fromarray(values.clip(0, 255).astype(np.uint8))
 
@@ -78,7 +79,7 @@ def flipped(values: Tensor) -> Tensor:
     return values + 0.1 * torch.randn(())
 
 
-class Pets(Dataset[tuple[Tensor, int]]):
+class Pets(Dataset[tuple[Tensor, int]], Sequence[tuple[Tensor, int]]):  # type: ignore[misc]
     """Files and their labels."""
 
     def __init__(
@@ -90,7 +91,7 @@ class Pets(Dataset[tuple[Tensor, int]]):
     def __len__(self) -> int:
         return len(self.paths)
 
-    def __getitem__(self, position: int) -> tuple[Tensor, int]:
+    def __getitem__(self, position: int) -> tuple[Tensor, int]:  # type: ignore[override]
         values = self.prepare(self.paths[position].read_bytes())
         return values if self.augment is None else self.augment(values), self.label(self.paths[position])
 

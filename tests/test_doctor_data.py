@@ -18,7 +18,7 @@ from catdog.doctor import data as organ
 from catdog.doctor.findings import Finding, Report
 from catdog.doctor.patient import Data, DataSplit, Intent, Patient
 from catdog.doctor.visit import visit
-from tests.animals import LABELS, Host, Pets, crop, drawn, flipped, labels_in, normalise, opened, to_tensor, usual, write
+from tests.animals import DEVIATION, LABELS, MEAN, Host, Pets, crop, drawn, flipped, normalise, opened, to_tensor, write
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -77,21 +77,28 @@ def test_a_broken_file_is_a_warning_where_the_data_set_raises(host: Host) -> Non
 
 
 class Forgiving(Pets):
-    instead: Callable[["Forgiving", int], tuple[Tensor, int]] = lambda self, position: (torch.zeros(3, 32, 32), 0)
+    """Gives something else for what it cannot read."""
+
+    def instead(self, position: int) -> tuple[Tensor, int]:
+        return torch.zeros(3, 32, 32), self.label(self.paths[position])
 
     def __getitem__(self, position: int) -> tuple[Tensor, int]:
         try:
             return super().__getitem__(position)
-        except Exception:
-            return type(self).instead(self, position)
+        except OSError:
+            return self.instead(position)
 
 
 class Neighbourly(Forgiving):
-    instead = lambda self, position: (Pets.__getitem__(self, position + 1)[0], self.label(self.paths[position]))  # noqa: E731
+    def instead(self, position: int) -> tuple[Tensor, int]:
+        return self[position + 1][0], self.label(self.paths[position])
 
 
 class Honest(Forgiving):
-    instead = lambda self, position: Pets.__getitem__(self, len(self) - 1)  # noqa: E731 - with the label of the other one
+    """With the label of the other one."""
+
+    def instead(self, position: int) -> tuple[Tensor, int]:
+        return self[len(self) - 1]
 
 
 @pytest.mark.parametrize(("kind", "what"), [(Forgiving, "one value all over"), (Neighbourly, "the picture of")])
@@ -146,7 +153,7 @@ def test_a_name_of_no_label_is_an_error_and_a_rule_that_reads_none_is_no_rule(ho
     paths[0] = paths[0].rename(paths[0].with_name("bird.png"))
     host.kinds["val"] = type("Zero", (Pets,), {"__getitem__": lambda self, position: (self.prepare(self.paths[position].read_bytes()), 0)})
     only(examined(host.data(), "D02"), "D02")
-    report = examined(host.data(labels_in=lambda path: []), "D02")
+    report = examined(host.data(labels_in=lambda _: []), "D02")
     assert report.is_healthy and "D02" in report.not_run
 
 
@@ -268,6 +275,10 @@ def test_a_letterbox_and_a_stretch_keep_everything(tmp_path: Path) -> None:
 
 # D07
 
+def column(values: Sequence[float]) -> Tensor:
+    return torch.tensor(list(values))[:, None, None]
+
+
 def prepared(*, swap: bool = False, **steps: Callable[[Tensor], Tensor]) -> Callable[[bytes], Tensor]:
     """usual, with something else done to the pixels (0..1) or to what they are normalised to."""
 
@@ -286,9 +297,9 @@ WRONG = {
     "normalised without being divided by 255": prepared(before=lambda values: values * 255),
     "normalised by 0.5 and 0.5": prepared(normalise=lambda values: (values - 0.5) / 0.5),
     "mean and deviation are exchanged": prepared(
-        normalise=lambda values: (values - torch.tensor((0.229, 0.224, 0.225))[:, None, None]) / torch.tensor((0.485, 0.456, 0.406))[:, None, None],
+        normalise=lambda values: (values - column(DEVIATION)) / column(MEAN),
     ),
-    "the mean is not subtracted": prepared(normalise=lambda values: values / torch.tensor((0.229, 0.224, 0.225))[:, None, None]),
+    "the mean is not subtracted": prepared(normalise=lambda values: values / column(DEVIATION)),
     "the channels are green, blue, red": prepared(before=lambda values: values[[1, 2, 0]]),
     "behind the normalisation": prepared(normalise=lambda values: normalise(values).flip(0)),
     "scrambled": prepared(before=lambda values: values.permute(1, 2, 0).reshape(3, 32, 32)),
@@ -318,9 +329,9 @@ def as_bytes(data: bytes) -> Tensor:
 RIGHT: dict[str, tuple[Callable[[bytes], Tensor], dict[str, object]]] = {
     "bytes with the channels last": (as_bytes, {"normalise": None}),
     "values in 0..1": (prepared(normalise=lambda values: values), {"normalise": None}),
-    "grey pictures in three channels": (prepared(before=lambda values: values.mean(0, keepdim=True) * 0 + to_grey(values)), {}),
+    "grey pictures in three channels": (prepared(before=lambda values: to_grey(values)), {}),
     "one channel of its own": (
-        lambda data: (to_tensor(crop(opened(data))).mul(torch.tensor((0.299, 0.587, 0.114))[:, None, None]).sum(0, keepdim=True) - 0.2) / 0.1,
+        lambda data: (to_grey(to_tensor(crop(opened(data))))[:1] - 0.2) / 0.1,
         {"normalise": ((0.2,), (0.1,))},
     ),
     "BGR that is declared": (prepared(before=lambda values: values.flip(0)), {"channels": "BGR"}),
@@ -496,7 +507,8 @@ def test_a_loader_of_another_kind_is_gone_through(host: Host) -> None:
     def loader(split: str, workers: int, shuffled: bool = True) -> list[tuple[Tensor, Tensor]]:
         order = torch.randperm(len(host.paths[split])).tolist() if shuffled else range(len(host.paths[split]))
         rows = [train[position] for position in order]
-        return [(torch.stack([one for one, _ in rows[at : at + 8]]), torch.tensor([label for _, label in rows[at : at + 8]])) for at in range(0, len(rows), 8)]
+        batches = [rows[at : at + 8] for at in range(0, len(rows), 8)]
+        return [(torch.stack([one for one, _ in batch]), torch.tensor([label for _, label in batch])) for batch in batches]
 
     assert not examined(replace(data, loader=loader), "D10").findings
     report = examined(replace(data, loader=lambda split, workers: loader(split, workers, shuffled=False)), "D10")
