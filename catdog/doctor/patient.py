@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from catdog.datasets import Record
 from catdog.doctor.findings import Finding
 
 PROBE = 8
@@ -90,6 +91,10 @@ class Data:
     """What is done against unequal numbers: natural (nothing), weighted, sampler or downsample."""
     population: Sequence[str] | None = None
     """The labels of everything that the splits were drawn from."""
+    channels: str = "RGB"
+    """The order of the colours in what `prepare` makes: BGR where a network is meant to see them so."""
+    records: Mapping[Path, Record] | None = None
+    """What the import of a catdog data set has found out of each file of `splits`: what is known of it is not looked at again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +107,8 @@ class Training:
     """A fresh network with what the training left as its best on disk."""
     best_by: str = "val_loss"
     """The key of a record by which the best epoch is chosen; smaller is better if it ends in loss."""
+    coverage: float = 1.0
+    """The share of train that an epoch of this short training is meant to read."""
 
 
 @dataclass(frozen=True, slots=True)

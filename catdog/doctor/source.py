@@ -1,4 +1,4 @@
-"""Place, caller, module_caller, Statement: which line of whose code did it, and what that line says.
+"""Place, caller, callers, module_caller, defined_at, Statement: which line of whose code did it, and what that line says.
 
 Lines are read from the files that Python itself would show in a traceback. Where there is no file (a notebook's cell that has gone,
 code from a string) a place still has its name and number, and nothing is said of its text.
@@ -9,9 +9,10 @@ import linecache
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from types import CodeType, FrameType
+from typing import Any
 
 import torch
 from torch import nn
@@ -61,6 +62,18 @@ def caller() -> Place | None:
     return None
 
 
+def callers(most: int = 4) -> tuple[Place, ...]:
+    """The lines on the way here that are neither torch's nor the doctor's nor installed, the innermost first."""
+    found: list[Place] = []
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and len(found) < most:
+        place = Place(frame.f_code.co_filename, frame.f_lineno, frame.f_code.co_name)
+        if not place.file.startswith((_OWN, _TORCH, "<")) and not place.is_library:
+            found.append(place)
+        frame = frame.f_back
+    return tuple(found)
+
+
 def module_caller(module: nn.Module) -> Place | None:
     """The line that called `module`: in the forward of the innermost other module that is not merely a container; else `caller()`."""
     frame: FrameType | None = sys._getframe(1)
@@ -72,6 +85,17 @@ def module_caller(module: nn.Module) -> Place | None:
             return Place(code.co_filename, frame.f_lineno, code.co_name)
         frame = frame.f_back
     return caller()
+
+
+def defined_at(function: Any) -> Place | None:
+    """Where a function, a method, a partial of one or the `__call__` of an object is written; None for what is no Python code."""
+    while isinstance(function, partial):
+        function = function.func
+    function = getattr(function, "__func__", function)
+    code = getattr(function, "__code__", None) or getattr(vars(type(function)).get("__call__"), "__code__", None)
+    if code is None and isinstance(function, nn.Module):
+        code = type(function).forward.__code__
+    return Place(code.co_filename, code.co_firstlineno, code.co_name) if isinstance(code, CodeType) else None
 
 
 @lru_cache(maxsize=64)
