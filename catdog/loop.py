@@ -13,7 +13,6 @@ reports, and stops it by closing the generator: the state of the last finished s
 import time
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import asdict, replace
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -32,7 +31,7 @@ from catdog.metrics import Answers, Measures, Tally
 from catdog.mixing import mix
 from catdog.progress import Progress
 from catdog.ranks import ALONE, Ranks
-from catdog.schedules import learning_rate
+from catdog.schedules import planned
 from catdog.state import State
 
 MAX_HALVINGS = 3
@@ -58,10 +57,7 @@ def train(
     batch_size = config.batch_size or BATCH_SIZE
     steps_per_epoch = len(splits.train.plan(batch_size, ranks=ranks.size))
     steps = config.epochs * steps_per_epoch
-    rate_at = partial(
-        learning_rate, schedule=config.schedule, highest=config.learning_rate, warmup_steps=config.warmup_steps, steps=steps,
-        step_size=steps_per_epoch * (config.step_epochs or -(-config.epochs // 3)), step_factor=config.step_factor,
-    )
+    rate_at = planned(config, steps_per_epoch=steps_per_epoch)
 
     # 2. resume
     state = _resumed(learner, folder, fence=fence)
