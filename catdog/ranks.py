@@ -104,7 +104,6 @@ def join(device: str) -> Iterator[Ranks]:
     """Join the ranks that torchrun has started; by its environment each knows its number and where the others are."""
     distributed.init_process_group(devices.take_own_gpu(device), timeout=TIMEOUT)
     ranks = Ranks(distributed.get_rank(), distributed.get_world_size())
-    torch.set_num_threads(max(1, torch.get_num_threads() // ranks.size))
     try:
         yield ranks
     finally:

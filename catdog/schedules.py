@@ -1,4 +1,7 @@
-"""learning_rate, planned: pure functions of the step, testable without a network."""
+"""learning_rate, planned, steps_per_epoch: pure functions of the step, testable without a network."""
+
+
+"""learning_rate, steps_per_epoch: how far a step goes and how many there are; pure functions, testable without a network."""
 
 import math
 from collections.abc import Callable
@@ -33,3 +36,14 @@ def planned(config: TrainConfig, *, steps_per_epoch: int) -> Callable[[int], flo
         steps=config.epochs * steps_per_epoch, step_size=steps_per_epoch * (config.step_epochs or -(-config.epochs // 3)),
         step_factor=config.step_factor,
     )
+
+
+def steps_per_epoch(images: int, *, batch_size: int, ranks: int = 1) -> int:
+    """Into how many batches an epoch of `images` is cut.
+
+    A last batch of which one of `ranks` processes would have less than two images joins the batch before it: batch normalisation cannot
+    take a single one.
+    """
+    batches = -(-images // batch_size)
+    last = images - (batches - 1) * batch_size
+    return batches - (batches > 1 and batch_size > 1 and last < 2 * ranks)
