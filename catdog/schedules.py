@@ -1,7 +1,4 @@
-"""learning_rate, planned, steps_per_epoch: pure functions of the step, testable without a network."""
-
-
-"""learning_rate, steps_per_epoch: how far a step goes and how many there are; pure functions, testable without a network."""
+"""learning_rate, planned, steps_per_epoch: how far a step goes and how many there are; pure functions, testable without a network."""
 
 import math
 from collections.abc import Callable
