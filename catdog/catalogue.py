@@ -13,6 +13,8 @@ from catdog.torchvision_catalogue import ROWS, Row
 FLOOR = 16
 """Pixels. No network is offered below this side, whatever it could compute: there is nothing left to see."""
 DEFAULT_IMAGE_SIZE = 224
+USER = "user"
+"""The family of the networks that an installed package brings along."""
 
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _HALF = (0.5, 0.5, 0.5)
