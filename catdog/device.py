@@ -297,7 +297,7 @@ def compiled(network: "nn.Module", *, wanted: bool) -> "Callable[[Tensor], Tenso
 
 
 def with_shared_statistics(network: "nn.Module", *, ranks: int, device: str) -> "nn.Module":
-    """The network with batch normalisation over the shares of all ranks: torch has it for GPUs alone."""
+    """The network with batch normalisation over the shards of all ranks: torch has it for GPUs alone."""
     if ranks == 1 or device == "cpu":
         return network
     from torch import nn

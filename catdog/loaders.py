@@ -78,7 +78,7 @@ class Split:
         The next batches are fetched while the caller works on this one. A position that the plan repeats is looked at anew each time.
         """
         looks = _looks(planned, epoch)
-        own = [(ranks.share(batch), ranks.share(look)) for batch, look in zip(planned, looks, strict=True)][skip:]
+        own = [(ranks.shard(batch), ranks.shard(look)) for batch, look in zip(planned, looks, strict=True)][skip:]
         pool = ThreadPoolExecutor(1, "fetch")
         try:
             fetched = _ahead(pool, lambda draws: devices.pinned(self._take(*draws)), own, AHEAD)
@@ -221,11 +221,11 @@ def pixels(pictures: Pictures, *, threads: int, cache: Cache | None = None) -> S
     def fetch(positions: Sequence[int], epoch: int) -> Tensor:
         batch = np.empty((len(positions), side, side, 3), dtype=np.uint8)
 
-        def share(start: int) -> None:
+        def chunk(start: int) -> None:
             for place in range(start, min(start + CHUNK, len(positions))):
                 batch[place] = pictures.view(picture(positions[place]), positions[place], epoch)
 
-        list(pool.map(share, range(0, len(positions), CHUNK)))
+        list(pool.map(chunk, range(0, len(positions), CHUNK)))
         return torch.from_numpy(batch)
 
     return Split(pictures.targets, fetch, pictures.names)

@@ -30,6 +30,7 @@ from torch import nn
 from catdog import (
     balance,
     catalogue,
+    checkpoints,
     device,
     epochs,
     export,
@@ -276,7 +277,8 @@ def fill_cache(prepared: Prepared, split: str) -> Iterator[Progress]:
 
 def training(prepared: Prepared, *, fence: int) -> Iterator[Progress]:
     """The phase `training`: the loop, here or in several processes; each epoch's line goes to metrics.jsonl too."""
-    if loop.stop_reason(prepared.folder / "checkpoints", prepared.config) is not None:
+    newest = checkpoints.latest(prepared.folder / "checkpoints", fence=-1)  # only looks
+    if newest is not None and State.from_dict(newest.state).stop_reason(prepared.config) is not None:
         return  # an earlier attempt has come to its end
     if prepared.config.devices == 1:
         steps = train_as(ALONE, prepared, fence=fence)
@@ -320,14 +322,14 @@ def _guards(prepared: Prepared, ranks: Ranks) -> Guards | None:
 
 def testing(prepared: Prepared) -> Iterator[Progress]:
     """The phase `testing`: load the best epoch, evaluate val again and test for the first and only time."""
-    best = loop.best(prepared.folder / "checkpoints")
+    state, best = loop.outcome(prepared.folder / "checkpoints")
     prepared.network.to(prepared.device.name).load_state_dict(best.weights())
     path = prepared.folder / "metrics.json"
     if path.exists():
         return
     if prepared.frozen:
         yield from compute_features(prepared, "test", phase="testing")
-    config, state = prepared.config, State.from_dict(best.state)
+    config = prepared.config
     loss = losses.build(config.loss, labels=len(prepared.dataset.labels))
     metrics = {}
     for split in ("val", "test"):
@@ -338,7 +340,7 @@ def testing(prepared: Prepared) -> Iterator[Progress]:
         metrics[split] = measures.to_dict(prepared.dataset.labels)
         if split == "val":
             yield from _repeated(prepared, measures, best_epoch=state.best_epoch)
-    facts = {"best_epoch": state.best_epoch, "stop_reason": loop.stop_reason(prepared.folder / "checkpoints", config)}
+    facts = {"best_epoch": state.best_epoch, "stop_reason": state.stop_reason(config)}
     draw(prepared, metrics["test"])
     with write_atomically(path) as unfinished:
         unfinished.write_text(json.dumps({**facts, **metrics}, indent=2))
