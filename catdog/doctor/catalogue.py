@@ -1,6 +1,6 @@
 """EXAMINATIONS: everything the doctor asks, in the order of what a finding is worth: exact and cheap questions first."""
 
-from catdog.doctor import branches
+from catdog.doctor import branches, model
 from catdog.doctor.examination import Examination
 
-EXAMINATIONS: tuple[Examination, ...] = branches.EXAMINATIONS
+EXAMINATIONS: tuple[Examination, ...] = (*branches.EXAMINATIONS, *model.EXAMINATIONS)

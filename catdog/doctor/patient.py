@@ -42,6 +42,8 @@ class Intent:
     """What is not trainable keeps its batch statistics as well."""
     random_eval: bool = False
     """Evaluation is meant to be random (MC dropout)."""
+    transductive: bool = False
+    """What is said of an image in evaluation is meant to depend on the others of its batch (batch statistics)."""
     ties: tuple[tuple[str, str], ...] = ()
     """Pairs of names of parameters that are meant to be one."""
     pretrained: Mapping[str, Tensor] | None = None
