@@ -63,6 +63,9 @@ from catdog.settings import Settings
 from catdog.splits import SPLITS
 from catdog.state import State
 
+HEAVY = 10_000_000
+"""Parameters."""
+
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
@@ -83,6 +86,11 @@ class Prepared:
     def frozen(self) -> bool:
         """Whether nothing before the features is trained: then they are computed once."""
         return not any(parameter.requires_grad for parameter in self.classifier.backbone.parameters())
+
+    @property
+    def is_heavy(self) -> bool:
+        """Whether a pass of a small picture takes more than milliseconds."""
+        return sum(parameter.numel() for parameter in self.classifier.parameters()) > HEAVY
 
     @property
     def network(self) -> nn.Module:
@@ -315,7 +323,7 @@ def _guards(prepared: Prepared, ranks: Ranks) -> Guards | None:
         return None
     return Guards(
         prepared.network, prepared.config, prepared.guard.ledger,
-        declared={name: len(ranks.share(prepared.records[name])) for name in prepared.while_training},
+        declared={name: len(ranks.shard(prepared.records[name])) for name in prepared.while_training},
         is_resumed=(prepared.folder / "checkpoints").exists(),
     )
 

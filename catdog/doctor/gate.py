@@ -12,11 +12,13 @@ import json
 import re
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import nn
 
 from catdog import device
@@ -67,14 +69,26 @@ def look(prepared: "Prepared") -> Report:
     """Examine network, loop and data within the budget. Of the run everything stays as it is, its random generators too."""
     is_default = prepared.frozen and prepared.config.model == TrainConfig.model_fields["model"].default
     ends = time.monotonic() + (BUDGET_OF_DEFAULT if is_default else BUDGET)
-    state = device.random_state()
-    try:
-        report = Report()
+    report = Report()
+    with _apart(threads=torch.get_num_threads() if prepared.is_heavy else 1):
         for organ, make in (("M", patients.structure), ("L", patients.learning), ("D", _with_data)):
             report += _visited(partial(make, prepared), [one for one in EXAMINATIONS if one.code.startswith(organ)], ends=ends)
-    finally:
-        device.restore_random_state(state)
     return _named(report, prepared)
+
+
+@contextmanager
+def _apart(*, threads: int = 1) -> Iterator[None]:
+    """Nothing that is drawn at random in here is drawn from the run's own.
+
+    Where a pass takes milliseconds a second thread hardly pays, and on a busy machine every operation waits for it.
+    """
+    state, before = device.random_state(), torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+        device.restore_random_state(state)
 
 
 def _with_data(prepared: "Prepared") -> Patient:
@@ -111,7 +125,8 @@ def packaged(prepared: "Prepared", predictor: Predictor, lines: list[Progress]) 
     if prepared.config.doctor != "off":
         ends = time.monotonic() + SERVING_BUDGET
         examinations = [one for one in EXAMINATIONS if one.code.startswith("S")]
-        report = _named(_visited(partial(patients.serving, prepared, predictor), examinations, ends=ends), prepared)
+        with _apart():
+            report = _named(_visited(partial(patients.serving, prepared, predictor), examinations, ends=ends), prepared)
         lines += said(report, phase="packaging")
         amend(prepared.folder, report)
         refuse(report, prepared.config)

@@ -38,6 +38,8 @@ GLANCE = 64
 and attention nothing to choose from."""
 QUIET: dict[str, Any] = {"compile": False, "mixup": 0.0, "cutmix": 0.0, "ema": None, "micro_batch": None, "devices": 1}
 """What is left out for the look: minutes of translating, targets that are mixed, copies."""
+FEW = 4
+"""Pictures of a batch for a network that is heavy."""
 SAMPLE = 256
 """Pictures of a split whose decoding is examined: the import has looked at every one."""
 
@@ -151,7 +153,8 @@ def _anew(prepared: "Prepared", size: int) -> Classifier:
 
 def few(prepared: "Prepared", size: int, *, split: str = "train") -> Batch:
     """Pixels (N, size, size, 3) uint8 and target (N,) int64 of a few pictures, of as many labels as possible."""
-    chosen = balance.draw(prepared.records[split], min(PROBE, len(prepared.records[split])), seed=prepared.config.seed)
+    wanted = FEW if prepared.is_heavy else PROBE
+    chosen = balance.draw(prepared.records[split], min(wanted, len(prepared.records[split])), seed=prepared.config.seed)
     seen = Pictures(prepared.dataset, chosen, replace(prepared.preprocess, image_size=size))
     return torch.from_numpy(np.stack([seen.decode(place) for place in range(len(chosen))])), seen.targets
 
