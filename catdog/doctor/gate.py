@@ -70,24 +70,24 @@ def look(prepared: "Prepared") -> Report:
     is_default = prepared.frozen and prepared.config.model == TrainConfig.model_fields["model"].default
     ends = time.monotonic() + (BUDGET_OF_DEFAULT if is_default else BUDGET)
     report = Report()
-    with _apart(threads=torch.get_num_threads() if prepared.is_heavy else 1):
+    with _apart():
         for organ, make in (("M", patients.structure), ("L", patients.learning), ("D", _with_data)):
             report += _visited(partial(make, prepared), [one for one in EXAMINATIONS if one.code.startswith(organ)], ends=ends)
     return _named(report, prepared)
 
 
 @contextmanager
-def _apart(*, threads: int = 1) -> Iterator[None]:
+def _apart() -> Iterator[None]:
     """Nothing that is drawn at random in here is drawn from the run's own.
 
-    Where a pass takes milliseconds a second thread hardly pays, and on a busy machine every operation waits for it.
+    One thread does it: for pictures as small as these a second one hardly pays, and on a busy machine every operation waits for it.
     """
-    state, before = device.random_state(), torch.get_num_threads()
-    torch.set_num_threads(threads)
+    state, threads = device.random_state(), torch.get_num_threads()
+    torch.set_num_threads(1)
     try:
         yield
     finally:
-        torch.set_num_threads(before)
+        torch.set_num_threads(threads)
         device.restore_random_state(state)
 
 

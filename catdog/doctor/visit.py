@@ -32,10 +32,8 @@ def visit(patient: Patient, examinations: Sequence[Examination], *, budget: floa
     not_run: dict[str, str] = {}
 
     patient = replace(patient, batch=probe(patient), known={})
-    if (trouble := trial(patient)) is not None:
+    if (trouble := _tried(patient)) is not None:
         findings.append(trouble)
-    elif patient.seconds_per_pass < COLD:
-        trial(patient)
     snapshot.restore()
     is_large = sum(parameter.numel() for parameter in patient.model.parameters()) > LARGE
     for examination in examinations:
@@ -76,6 +74,13 @@ def probe(patient: Patient) -> tuple[Tensor, Tensor]:
         turns.append((seen[key], position))
     chosen = torch.tensor(sorted(position for _, position in sorted(turns)[:PROBE]), device=target.device)
     return inputs[chosen.to(inputs.device)], target[chosen]
+
+
+def _tried(patient: Patient) -> Finding | None:
+    trouble = trial(patient)
+    if trouble is None and patient.seconds_per_pass < COLD:
+        trial(patient)
+    return trouble
 
 
 def _own_failure(code: str, message: str, error: Exception | None) -> Finding:
