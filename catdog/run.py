@@ -173,7 +173,7 @@ def _phases(folder: Path, settings: Settings, *, fence: int, resume_from: Path |
     artifacts = sorted(path.name for path in (folder / "artifacts").glob("*.svg"))
     yield Progress("done", phase="packaging", result={
         "digest": digest, "labels": list(prepared.dataset.labels), "metrics": metrics, "stop_reason": metrics["stop_reason"],
-        "artifacts": artifacts, "doctor": gate.summary(gate.read(folder) or Report()),
+        "artifacts": artifacts, "doctor": gate.summary(Report.read(folder) or Report()),
     })
 
 

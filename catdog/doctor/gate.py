@@ -1,4 +1,4 @@
-"""examining, look, amend, read, said, refuse: what the doctor has to do with a run, and doctor.json in the run's folder.
+"""examining, look, packaged, amend, said, summary, refuse, verdict: what the doctor has to do with a run, and its doctor.json.
 
     examining    network, loop and data, before anything is computed that takes long
     training     guards.py and ledger.py
@@ -26,7 +26,7 @@ from catdog.config import TrainConfig
 from catdog.doctor import patients
 from catdog.doctor.catalogue import EXAMINATIONS
 from catdog.doctor.examination import Examination
-from catdog.doctor.findings import Culprit, Finding, Report
+from catdog.doctor.findings import REPORT, Culprit, Finding, Report
 from catdog.doctor.patient import Patient
 from catdog.doctor.visit import visit
 from catdog.errors import Unhealthy
@@ -37,7 +37,6 @@ from catdog.progress import Progress, fits
 if TYPE_CHECKING:
     from catdog.run import Prepared
 
-REPORT = "doctor.json"
 BUDGET, BUDGET_OF_DEFAULT = 30.0, 10.0
 """Seconds, on 2 cores: of any run, and of one that trains the default network's head."""
 SERVING_BUDGET = 10.0
@@ -55,7 +54,7 @@ def examining(prepared: "Prepared") -> Iterator[Progress]:
     if config.doctor == "off":
         amend(folder, Report(not_run={one.code: "doctor=off" for one in EXAMINATIONS}))
         return
-    before = read(folder)
+    before = Report.read(folder)
     if before is not None and (before.is_healthy or config.doctor == "warn"):
         return
     report = look(prepared)
@@ -134,17 +133,9 @@ def packaged(prepared: "Prepared", predictor: Predictor, lines: list[Progress]) 
     return report_at if report_at.exists() else None
 
 
-def read(folder: Path) -> Report | None:
-    """The report in a run folder; None before there is one."""
-    try:
-        return Report.from_dict(json.loads((folder / REPORT).read_text()))
-    except FileNotFoundError:
-        return None
-
-
 def amend(folder: Path, report: Report) -> Report:
     """Write what was found into the report of a run folder, in place of what it said of the same examinations; returns the whole."""
-    before = read(folder) or Report()
+    before = Report.read(folder) or Report()
     anew = {finding.code for finding in report.findings} | {*report.passed, *report.not_run}
     kept = Report(
         tuple(finding for finding in before.findings if finding.code not in anew),
