@@ -122,7 +122,6 @@ def _disk(prepared: Prepared) -> int:
     moments = trained * (2 if prepared.config.optimizer == "adamw" else 1)
     checkpoints = KEPT * (own * (2 if prepared.config.ema else 1) + moments)
     package = 2 * weights  # as a graph and as weights
-    if prepared.frozen:
-        features: int = prepared.classifier.head.in_features
-        return checkpoints + package + weights + FLOAT * features * _looked_at(prepared)
+    if isinstance(head := prepared.classifier.head, nn.Linear) and prepared.frozen:
+        return checkpoints + package + weights + FLOAT * head.in_features * _looked_at(prepared)
     return checkpoints + package + sum(cache.bytes_of(prepared.seen(name).shapes) for name in prepared.while_training)

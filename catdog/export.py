@@ -68,10 +68,10 @@ def to_onnx(classifier: Classifier, path: Path, *, image_size: int) -> None:
         program.save(str(unfinished))
 
 
-def with_head(graph: Path, head: nn.Linear, path: Path) -> None:
-    """Write the graph again with the weight and bias of another head: a frozen backbone is exported once, not twice."""
+def with_head(graph: Path, head: nn.Module, path: Path) -> None:
+    """Write the graph again with the parameters of another head: a frozen backbone is exported once, not twice."""
     model = onnx.load(str(graph))
-    wanted = {"classifier.head.weight": head.weight, "classifier.head.bias": head.bias}
+    wanted = {f"classifier.head.{name}": parameter for name, parameter in head.named_parameters()}
     found = [initializer for initializer in model.graph.initializer if initializer.name in wanted]
     if len(found) != len(wanted):
         raise ExportMismatch(f"Expected {sorted(wanted)} in the graph. Received: {[initializer.name for initializer in found]}.")
