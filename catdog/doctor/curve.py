@@ -176,8 +176,9 @@ def overfitting(history: History) -> Finding | None:
     if len(train) < 4 or not val:
         return None
     best = val.index(min(val))
-    now, known = fmean(val[-3:] if len(val) >= 6 else val[-1:]), train[-1]
-    rises = now - val[best] > max(0.15 * val[best], 0.05 * chance) and train[best] - known > min(0.1 * train[best], 0.05 * chance) > 0
+    now, known = fmean(val[-3:]), train[-1]
+    worse = now - val[best] > max(0.15 * val[best], 0.05 * chance)
+    rises = best < len(val) - 3 and worse and train[best] - known > min(0.1 * train[best], 0.05 * chance) > 0
     apart = now - known > 0.3 * chance and known < 0.5 * now
     if not rises and not apart:
         return None

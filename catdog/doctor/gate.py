@@ -1,4 +1,4 @@
-"""examining, look, packaged, amend, said, summary, refuse, verdict: what the doctor has to do with a run, and its doctor.json.
+"""examining, look, visited, packaged, amend, said, summary, refuse, verdict: what the doctor has to do with a run, and its doctor.json.
 
     examining    network, loop and data, before anything is computed that takes long
     training     guards.py and ledger.py
@@ -71,7 +71,7 @@ def look(prepared: "Prepared") -> Report:
     report = Report()
     with _apart():
         for organ, make in (("M", patients.structure), ("L", patients.learning), ("D", _with_data)):
-            report += _visited(partial(make, prepared), [one for one in EXAMINATIONS if one.code.startswith(organ)], ends=ends)
+            report += visited(partial(make, prepared), [one for one in EXAMINATIONS if one.code.startswith(organ)], ends=ends)
     return _named(report, prepared)
 
 
@@ -95,7 +95,8 @@ def _with_data(prepared: "Prepared") -> Patient:
     return Patient(nn.Identity(), pictures, data=patients.data(prepared, "train", "val"))
 
 
-def _visited(make: Callable[[], Patient], examinations: Sequence[Examination], *, ends: float) -> Report:
+def visited(make: Callable[[], Patient], examinations: Sequence[Examination], *, ends: float) -> Report:
+    """Put a patient together and visit it, until `ends` (time.monotonic). What fails of that is the doctor's own failure, a warning."""
     if not examinations:
         return Report()
     began = time.monotonic()
@@ -125,7 +126,7 @@ def packaged(prepared: "Prepared", predictor: Predictor, lines: list[Progress]) 
         ends = time.monotonic() + SERVING_BUDGET
         examinations = [one for one in EXAMINATIONS if one.code.startswith("S")]
         with _apart():
-            report = _named(_visited(partial(patients.serving, prepared, predictor), examinations, ends=ends), prepared)
+            report = _named(visited(partial(patients.serving, prepared, predictor), examinations, ends=ends), prepared)
         lines += said(report, phase="packaging")
         amend(prepared.folder, report)
         refuse(report, prepared.config)

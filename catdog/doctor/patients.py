@@ -1,4 +1,4 @@
-"""structure, learning, data, serving: a prepared run of catdog's, as patients of the doctor. Nothing of the run itself is touched.
+"""structure, learning, data, data_of, serving: a prepared run of catdog's, as patients of the doctor. Nothing of the run itself is touched.
 
 N images, S side, C labels. What is looked at of network and loop is a network built anew, of random weights, at a size at which a pass
 takes milliseconds: what is wired wrongly is so at any size, and with any weights.
@@ -90,25 +90,36 @@ def learning(prepared: "Prepared") -> Patient:
 
 def data(prepared: "Prepared", *names: str) -> Data:
     """Some of the splits as the loop sees them: of each a fair sample."""
-    dataset, config = prepared.dataset, prepared.config
-    sampled = {name: _sample(prepared.records[name], seed=config.seed) for name in names}
-    pictures = {name: replace(prepared.seen(name), records=records) for name, records in sampled.items()}
+    config, records = prepared.config, {name: prepared.records[name] for name in names}
+    pictures = {name: replace(prepared.seen(name), records=sample(its, seed=config.seed)) for name, its in records.items()}
+    return data_of(pictures, config, population=[record.label for its in records.values() for record in its])
+
+
+def data_of(
+    pictures: Mapping[str, Pictures], config: TrainConfig, *, population: Sequence[str],
+    transform: Callable[[Tensor], Tensor] = Tensor.clone, normalise: tuple[Sequence[float], Sequence[float]] | None = None,
+) -> Data:
+    """Pictures by split. What is made of one's pixels (S, S, 3) uint8 says `transform`, for one picture or a stack of them."""
+    (dataset, *_), (preprocess, *_) = zip(*((one.dataset, one.preprocess) for one in pictures.values()), strict=True)
     epochs: Counter[str] = Counter()
 
     def loader(split: str, workers: int) -> Iterable[Batch]:
         whole = loaders.pixels(pictures[split], threads=max(1, workers))
         epoch, epochs[split] = epochs[split], epochs[split] + 1
         order = loop.order_of(whole, config, epoch=epoch) if split == "train" else None
-        return whole.batches(whole.plan(config.batch_size or BATCH_SIZE, order), epoch=epoch)
+        for inputs, target in whole.batches(whole.plan(config.batch_size or BATCH_SIZE, order), epoch=epoch):
+            yield transform(inputs), target
 
-    names_by_path = {dataset.path(record): record for records in sampled.values() for record in records}
+    by_path = {dataset.path(record): record for one in pictures.values() for record in one.records}
     return Data(
         labels=dataset.labels,
-        splits={name: DataSplit(Looks(pictures[name]), [dataset.path(record) for record in records]) for name, records in sampled.items()},
-        labels_in=_rule(dataset.records, dataset.labels, names_by_path),
-        prepare=lambda picture: torch.from_numpy(prepared.preprocess.pixels(decode(picture)).copy()),
+        splits={
+            name: DataSplit(Looks(one, transform), [dataset.path(record) for record in one.records]) for name, one in pictures.items()
+        },
+        labels_in=_rule(dataset.records, dataset.labels, by_path),
+        prepare=lambda picture: transform(torch.from_numpy(preprocess.pixels(decode(picture)))), normalise=normalise,
         loader=loader, augmented=config.augment != "none", order="weighted" if config.balance == "sampler" else "shuffled",
-        balance=config.balance, population=[record.label for name in names for record in prepared.records[name]],
+        balance=config.balance, population=population,
     )
 
 
@@ -129,10 +140,10 @@ def serving(prepared: "Prepared", predictor: Predictor) -> Patient:
 
 
 class Looks(Sequence[Any]):
-    """Pictures as (pixels (S, S, 3) uint8, target), each time as the next epoch would see them."""
+    """Pictures as (what is made of pixels (S, S, 3) uint8, target), each time as the next epoch would see them."""
 
-    def __init__(self, pictures: Pictures) -> None:
-        self._pictures = pictures
+    def __init__(self, pictures: Pictures, transform: Callable[[Tensor], Tensor]) -> None:
+        self._pictures, self._transform = pictures, transform
         self._looks: Counter[int] = Counter()
 
     def __len__(self) -> int:
@@ -144,7 +155,7 @@ class Looks(Sequence[Any]):
         place = range(len(self))[position]
         epoch, self._looks[place] = self._looks[place], self._looks[place] + 1
         view = self._pictures.view(self._pictures.decode(place), place, epoch)
-        return torch.from_numpy(view.copy()), self._pictures.dataset.target(self._pictures.records[place])
+        return self._transform(torch.from_numpy(view)), self._pictures.dataset.target(self._pictures.records[place])
 
 
 def _anew(prepared: "Prepared", size: int) -> Classifier:
@@ -233,7 +244,7 @@ def _reference(config: TrainConfig) -> str | None:
     return "cross_entropy" if config.loss == "cross_entropy" and config.balance != "weighted" else None
 
 
-def _sample(records: Sequence[Record], *, seed: int) -> list[Record]:
+def sample(records: Sequence[Record], *, seed: int) -> list[Record]:
     """A share of each label, the same of all, two at least where there are two."""
     if len(records) <= SAMPLE:
         return list(records)
