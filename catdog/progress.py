@@ -45,6 +45,10 @@ class Progress:
     best_epoch: int | None = None
     """The best epoch so far, by the config's best_by."""
     learning_rate: float | None = None
+    train_seconds: float | None = None
+    """Of an epoch: how long its steps took, with what came between them."""
+    waited_seconds: float | None = None
+    """How much of that went by until the next batch was there."""
     images_per_second: float | None = None
     eta_seconds: float | None = None
     """Seconds to the end of the phase at the present pace."""

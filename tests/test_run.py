@@ -42,7 +42,9 @@ def phases(folder: Path, finished: Finished) -> list[Progress]:
 
 def test_a_finished_run_does_nothing_again_and_gives_the_same_package(again: Path, finished: Finished) -> None:
     said = phases(again, finished)
-    assert [p.phase for p in said if p.kind == "phase"] == ["preparing", "preparing", "features", "training", "testing", "packaging"]
+    assert [p.phase for p in said if p.kind == "phase"] == [
+        "preparing", "preparing", "examining", "features", "training", "testing", "packaging",
+    ]
     assert not [p for p in said if p.kind in ("step", "epoch", "checkpoint")]
     assert said[-1].kind == "done" and said[-1].result is not None
     assert said[-1].result["digest"] == sha256_of(finished.run / "package" / "package.json")

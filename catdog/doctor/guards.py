@@ -1,0 +1,146 @@
+"""Guards, Updates: what is looked at while a training runs, between its steps and without a word to the loop.
+
+T02  updates that stop or explode, by 64 numbers of each parameter, every 50 steps
+T03  nothing learnt, or one answer for everything, from a fifth of the epochs on
+T04  the attendance of what was drawn
+"""
+
+from collections import defaultdict, deque
+from collections.abc import Iterable, Iterator, Sequence
+from statistics import median
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from catdog.config import TrainConfig
+from catdog.doctor import curve
+from catdog.doctor.findings import Culprit, Finding
+from catdog.doctor.attendance import Attendance
+from catdog.progress import Progress
+
+EVERY = 50
+"""Steps between two looks."""
+SAMPLED = 64
+"""Numbers of each parameter that are looked at."""
+LOOKS = 5
+"""In a row that have to say the same."""
+STILL, WILD = 1e-8, 0.3
+"""Length of an update as a share of the weights': below float32's resolution nothing moves, and such steps replace the weights."""
+LEAP = 100.0
+"""Times its own median, each by the learning rate of its step."""
+LEARNS = 0.01
+"""Of the highest learning rate: below it, as at the end of a cosine, standing still is right."""
+
+
+class Guards:
+    """Asked after everything that a training says; each code speaks once."""
+
+    def __init__(
+        self, network: nn.Module, config: TrainConfig, attendance: Attendance, *, declared: dict[str, int], is_resumed: bool,
+    ) -> None:
+        """`declared` are the pictures of each split that this process draws in an epoch."""
+        self._config, self._attendance, self._declared = config, attendance, declared
+        self._updates = Updates(network, config)
+        self._epochs: list[dict[str, Any]] = []
+        self._is_partial = is_resumed
+        self._said: set[str] = set()
+
+    def of(self, said: Progress) -> Iterator[Finding]:
+        """What there is to say of it."""
+        found: Iterable[Finding] = ()
+        if said.kind == "step" and said.learning_rate is not None:
+            found = self._updates.look(said.step or 0, rate=said.learning_rate)
+        elif said.kind == "epoch":
+            found = (*self._learnt(said), *self._drawn())
+        for finding in found:
+            if finding.code not in self._said:
+                self._said.add(finding.code)
+                yield finding
+
+    def _learnt(self, said: Progress) -> Iterator[Finding]:
+        self._epochs.append({name: getattr(said, name) for name in said.__slots__})
+        history = curve.History(self._epochs, self._config)
+        found = curve.collapse(history) or curve.nothing_learnt(history)
+        if found is not None:
+            yield Finding("T03", "warning", found.message, found.culprit, found.evidence, found.remedy)
+
+    def _drawn(self) -> Iterator[Finding]:
+        # An epoch that was begun by an earlier attempt, or ends with its budget, is drawn in part.
+        is_whole = not self._is_partial and self._config.max_minutes is None
+        self._is_partial = False
+        yield from self._attendance.close({name: number for name, number in self._declared.items() if is_whole or name != "train"})
+
+
+class Updates:
+    """The same few numbers of each parameter before and after one step in EVERY."""
+
+    def __init__(self, network: nn.Module, config: TrainConfig) -> None:
+        self._highest = config.learning_rate
+        self._parameters = [(name, parameter) for name, parameter in network.named_parameters() if parameter.requires_grad]
+        self._places: list[Tensor] = []
+        self._modules: defaultdict[str, list[int]] = defaultdict(list)
+        for number, (name, _) in enumerate(self._parameters):
+            self._modules[name.rpartition(".")[0] or "the network"].append(number)
+        self._before: tuple[int, list[Tensor]] | None = None
+        self._ratios: defaultdict[str, deque[float]] = defaultdict(lambda: deque(maxlen=LOOKS))
+        self._paces: defaultdict[str, list[float]] = defaultdict(list)
+
+    def look(self, step: int, *, rate: float) -> Iterator[Finding]:
+        """After optimizer step `step`, which was made with that learning rate."""
+        before, self._before = self._before, None
+        if step % EVERY == 0:
+            self._before = step, self._sampled([parameter for _, parameter in self._parameters])
+        elif before is not None and step == before[0] + 1 and rate > LEARNS * self._highest:
+            yield from self._compared(step, before[1], rate)
+
+    def _compared(self, step: int, before: Sequence[Tensor], rate: float) -> Iterator[Finding]:
+        after = self._sampled([parameter for _, parameter in self._parameters])
+        gradients = self._sampled([parameter.grad if parameter.grad is not None else None for _, parameter in self._parameters])
+        for module, numbers in self._modules.items():
+            own = [torch.cat([values[number] for number in numbers]) for values in (before, after, gradients)]
+            weights, moved, gradient = (float(one.norm()) for one in (own[0], own[1] - own[0], own[2]))
+            if not 0 < gradient < float("inf") or weights == 0:  # no step was meant, or float16's scaler left it out
+                continue
+            ratio = moved / weights
+            self._ratios[module].append(ratio)
+            yield from self._judged(module, step, rate, ratio)
+            self._paces[module].append(ratio / rate)
+
+    def _judged(self, module: str, step: int, rate: float, ratio: float) -> Iterator[Finding]:
+        ratios, paces = self._ratios[module], self._paces[module]
+        shown = ("the last updates as a share of the weights: " + ", ".join(f"{one:.1e}" for one in ratios), f"at step {step}")
+        if len(ratios) == LOOKS and max(ratios) < STILL:
+            yield Finding(
+                "T02", "warning", f"{module} has gradients and does not move.", Culprit(module), shown,
+                "Is it among the optimizer's parameters? Is the update too small for its precision?",
+            )
+        elif len(ratios) == LOOKS and min(ratios) > WILD:
+            yield Finding(
+                "T02", "warning", f"Every step replaces most of what {module} has learnt.", Culprit(module), shown,
+                "Lower learning_rate, or clip the gradient (clip_norm).",
+            )
+        elif len(paces) >= LOOKS and ratio / rate > LEAP * median(paces) > 0:
+            yield Finding(
+                "T02", "warning", f"An update of {module} was {ratio / rate / median(paces):.0f} times as long as usual.", Culprit(module),
+                shown, "Clip the gradient (clip_norm), and look at the pictures of that step.",
+            )
+
+    def _sampled(self, tensors: Sequence[Tensor | None]) -> list[Tensor]:
+        """Of each tensor the numbers at its places in memory, on the CPU; zeros where there is none."""
+        if not self._places:  # only now do the parameters lie where they are trained
+            self._places = [
+                torch.linspace(0, one.numel() - 1, min(SAMPLED, one.numel()), device=one.device).long() for _, one in self._parameters
+            ]
+        picked = [
+            torch.zeros(len(places), device=places.device) if tensor is None else _in_memory(tensor.detach())[places].float()
+            for tensor, places in zip(tensors, self._places, strict=True)
+        ]
+        return list(torch.split(torch.cat(picked).cpu(), [len(places) for places in self._places]))
+
+
+def _in_memory(tensor: Tensor) -> Tensor:
+    """Its numbers in the order in which they lie, without a copy of them where they lie side by side."""
+    if tensor.ndim == 4 and tensor.is_contiguous(memory_format=torch.channels_last):
+        return tensor.permute(0, 2, 3, 1).reshape(-1)
+    return tensor.reshape(-1)
