@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -38,36 +39,37 @@ BENDING = frozenset({"relu", "relu_", "relu6", "gelu", "silu", "elu", "softplus"
 @examination("M10", "head", catches="a wrong number of outputs, softmax or sigmoid before cross-entropy", passes=3)
 def head(patient: Patient) -> Iterator[Finding]:
     """Errors: an output without a label, or the reverse; a range, measured and in the code, that the loss does not take."""
-    outputs = patient.model(patient.batch[0])
-    logits = logits_of(outputs)
+    last = _last(patient)
+    logits = logits_of(last.outputs)
     if logits is None or not logits.is_floating_point() or logits.ndim == 0:
         raise CannotTell("no logits")
-    kind = loss_kind(patient, outputs)
-    yield from _number(patient, logits, kind)
-    last = _last(patient)
+    kind = loss_kind(patient, last.outputs)
+    yield from _number(patient, logits, kind, last)
     shape = _range(patient, last)
     yield from _activation(patient, shape, kind, last)
     if kind == "cross_entropy" and shape is None:
-        yield from _start(patient, logits)
+        yield from _start(patient, logits, last)
 
 
 @dataclass(frozen=True, slots=True)
 class _Last:
     """Where the outputs are made."""
 
+    outputs: Any
+    """What the network returns, of the batch, in training."""
     operation: Operation | None
     """The last one, but for those that only view its result."""
     module: str
     """The path of the last module with weights that was called; empty: the network itself."""
 
 
-def _number(patient: Patient, logits: Tensor, kind: str | None) -> Iterator[Finding]:
+def _number(patient: Patient, logits: Tensor, kind: str | None, last: _Last) -> Iterator[Finding]:
     """One output for each label; or a single one where the loss asks yes or no."""
     target = patient.batch[1]
     outputs = 1 if logits.ndim == 1 else logits.shape[1]
     if logits.ndim > 2 or (outputs == 1 and kind != "cross_entropy"):
         return
-    culprit = _culprit(patient, _last(patient))
+    culprit = _culprit(patient, last)
     if patient.data is not None:
         if outputs != patient.labels and target.ndim == 1:
             yield Finding(
@@ -100,14 +102,16 @@ def _last(patient: Patient) -> _Last:
     ]
     try:
         with torch.no_grad(), kept:
-            logits = logits_of(patient.model(patient.batch[0]))
+            outputs = patient.model(patient.batch[0])
     finally:
         for handle in handles:
             handle.remove()
     network = eager(patient.model)
     with_weights = [path for path in modules if any(True for _ in network.get_submodule(path).parameters(recurse=False))]
+    logits = logits_of(outputs)
     made = [one for one in kept.all if logits is not None and _is_made_of(logits, one.kept)]
-    return _Last(made[0] if made else None, with_weights[-1] if with_weights else "")
+    activations = [one for one in made if one.name in {*SQUASHING, *BENDING}]  # in place they come behind what made the memory
+    return _Last(outputs, (*activations[-1:], *made[:1], None)[0], with_weights[-1] if with_weights else "")
 
 
 def _is_made_of(logits: Tensor, result: Tensor) -> bool:
@@ -192,7 +196,7 @@ def _mismatch(culprit: Culprit, outputs: str, wanted: str, evidence: tuple[str, 
     )
 
 
-def _start(patient: Patient, logits: Tensor) -> Iterator[Finding]:
+def _start(patient: Patient, logits: Tensor, last: _Last) -> Iterator[Finding]:
     """A first loss far above that of knowing nothing; not of weights that have been somewhere else."""
     target = patient.batch[1]
     if patient.intent.pretrained is not None or logits.ndim != 2 or logits.shape[1] < 2:
@@ -206,7 +210,7 @@ def _start(patient: Patient, logits: Tensor) -> Iterator[Finding]:
     if loss > FAR * knowing_nothing:
         yield Finding(
             "M10", "warning", f"The first loss is {loss:.2f}, of a network that knows nothing {knowing_nothing:.2f}",
-            _culprit(patient, _last(patient)), (f"outputs from {float(logits.min()):.1f} to {float(logits.max()):.1f}",),
+            _culprit(patient, last), (f"outputs from {float(logits.detach().min()):.1f} to {float(logits.detach().max()):.1f}",),
             "Begin with a smaller last layer, or look at the scale of the inputs.",
         )
 

@@ -72,13 +72,17 @@ def _after_training_is_called(patient: Patient, network: nn.Module) -> list[tupl
 
 def _evaluation(patient: Patient, network: nn.Module) -> Iterator[Finding]:
     """Two evaluations with other random numbers must be equal, and leave the buffers as they are."""
-    kept = [(flag, flag.training) for flag in network.modules()]
+    flags = [(module, module.training) for module in network.modules()]
     patient.model.eval()
-    yield from _moving_statistics(patient, network)
-    first, again, other = (_said(patient, seed) for seed in (0, 0, 1))
-    if not patient.intent.random_eval and not _same(first, other):
-        yield _random(patient, network, is_certain=_same(first, again))
-    for module, flag in kept:
+    before = {name: buffer.detach().clone() for name, buffer in network.named_buffers()}
+    first = _said(patient, 0)
+    moved = [name for name, buffer in network.named_buffers() if name in before and not torch.equal(buffer, before[name])]
+    yield from _moving_statistics(patient, network, moved)
+    is_random = not _same(first, _said(patient, 1))
+    patient.known["random in evaluation"] = is_random
+    if is_random and not patient.intent.random_eval:
+        yield _random(patient, network, is_certain=_same(first, _said(patient, 0)))
+    for module, flag in flags:
         module.training = flag
 
 
@@ -103,18 +107,15 @@ def _random(patient: Patient, network: nn.Module, *, is_certain: bool) -> Findin
     )
 
 
-def _moving_statistics(patient: Patient, network: nn.Module) -> Iterator[Finding]:
-    before = {name: buffer.detach().clone() for name, buffer in network.named_buffers()}
-    norms = {path for path, module in network.named_modules() if isinstance(module, _Norm)}
-    places = _run(patient, network, norms)
-    moved = [name for name, buffer in network.named_buffers() if name in before and not torch.equal(buffer, before[name])]
-    of_norms = [name for name in moved if name.rpartition(".")[0] in norms]
+def _moving_statistics(patient: Patient, network: nn.Module, moved: list[str]) -> Iterator[Finding]:
+    """Buffers that an evaluation has changed: statistics of a normalisation are an error."""
+    of_norms = [name for name in moved if isinstance(network.get_submodule(name.rpartition(".")[0]), _Norm)]
     flagged = [name for name in of_norms if network.get_submodule(name.rpartition(".")[0]).training]
     if of_norms:
         path = of_norms[0].rpartition(".")[0]
+        place = _call_of(patient, network.get_submodule(path))
         yield Finding(
-            "M11", "error", f"Evaluation moves the statistics of {path}",
-            Culprit(path, str(places[path]) if places.get(path) else None),
+            "M11", "error", f"Evaluation moves the statistics of {path}", Culprit(path, str(place) if place is not None else None),
             (
                 f"{len(of_norms)} buffers differ after an evaluation: {', '.join(of_norms[:3])}",
                 f"after eval() {len(flagged)} of them belong to modules in training mode" if flagged
@@ -131,19 +132,13 @@ def _moving_statistics(patient: Patient, network: nn.Module) -> Iterator[Finding
 
 
 @torch.no_grad()
-def _run(patient: Patient, network: nn.Module, paths: set[str]) -> dict[str, Place | None]:
-    """One forward pass; where each of these modules is called."""
-    places: dict[str, Place | None] = {}
-
-    def note(module: nn.Module, path: str) -> None:
-        places.setdefault(path, module_caller(module))
-
-    with ExitStack() as stack:
-        for path in paths:
-            hook = network.get_submodule(path).register_forward_pre_hook(lambda module, _, path=path: note(module, path))
-            stack.callback(hook.remove)
-        patient.model(patient.batch[0])
-    return places
+def _call_of(patient: Patient, module: nn.Module) -> Place | None:
+    """The line that calls it, if any does."""
+    places: list[Place | None] = []
+    handle = module.register_forward_pre_hook(lambda *_: places.append(module_caller(module)))
+    patient.model(patient.batch[0])
+    handle.remove()
+    return places[0] if places else None
 
 
 def _first_random(patient: Patient, network: nn.Module) -> Operation | None:
