@@ -1,9 +1,10 @@
-"""Answer, answered, plant: what gradient a loop gives to answers that were chosen for it.
+"""Answer, answered, Like, plant: what gradient a loop gives to answers that were chosen for it.
 
 N images of the batch, C labels. The network is made to return chosen logits; the owner's own step computes its loss of them and goes back;
 what arrives at the logits is the loss, whatever stands between them: activations, mixing, signs, factors.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,12 +13,30 @@ from torch import Tensor
 from torch.autograd import grad  # not torch.autograd.grad, which the recording hears
 
 from catdog.doctor.examination import CannotTell
-from catdog.doctor.hearing import Hearing
+from catdog.doctor.hearing import Hearing, activation_behind, has_the_range
 from catdog.doctor.patient import Batch, Patient, logits_of, tensors_in
 from catdog.doctor.planting import kept_alive, planted
 from catdog.doctor.snapshot import Snapshot
 from catdog.doctor.source import Place
 from catdog.doctor.tape import Event, Tape, recording
+
+
+@dataclass(frozen=True, slots=True)
+class Like:
+    """What a network returns."""
+
+    logits: Tensor
+    """Or what has become of them: (N, C), (N, 1), (N,)."""
+    is_plain: bool
+    """Whether it returns nothing else."""
+    activation: str
+    """That it ends in: sigmoid, softmax, log_softmax; empty: none."""
+
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "": lambda logits: logits, "sigmoid": torch.sigmoid, "softmax": lambda logits: logits.softmax(dim=-1),
+    "log_softmax": lambda logits: logits.log_softmax(dim=-1),
+}
 
 
 @dataclass(slots=True)
@@ -44,6 +63,7 @@ class _Planting:
     patient: Patient
     logits: Tensor
     gradients: Tensor
+    activation: str
     whole: bool
     is_matched: bool = True
     value: float = 0.0
@@ -60,9 +80,10 @@ class _Planting:
         leaf = self.logits[rows].clone().requires_grad_(torch.is_grad_enabled())
         self.leaves.append((leaf, rows))
         self.is_matched &= is_matched
+        answer = ACTIVATIONS[self.activation](leaf)
         if not torch.is_grad_enabled():
-            return leaf
-        return kept_alive(self.patient.model, leaf, whole=self.whole) + (0.0 * given.sum() if given.requires_grad else 0.0)
+            return answer
+        return kept_alive(self.patient.model, answer, whole=self.whole) + (0.0 * given.sum() if given.requires_grad else 0.0)
 
     def on_event(self, event: Event) -> None:
         if event.kind == "scale" and event.of.is_enabled():
@@ -97,20 +118,20 @@ class _Planting:
             self.come_back(root)
 
 
-def answered(patient: Patient, logits: Tensor, target: Tensor, *, is_plain: bool, start: Snapshot, whole: bool = False) -> Answer:
+def answered(patient: Patient, logits: Tensor, target: Tensor, *, like: Like, start: Snapshot, whole: bool = False) -> Answer:
     """Let the owner's step train on planted logits, or without an optimizer the loss alone, and put the patient back to its start.
 
     Args:
         logits: of the images of the batch, in its order.
-        is_plain: the network returns its logits and nothing else.
+        like: what the network itself returns: the logits go through the activation that it ends in.
         whole: every parameter gets a gradient of 0, not only some.
 
     Raises:
         CannotTell: the step does not call the network.
     """
-    planting = _Planting(patient, logits, torch.zeros_like(logits), whole)
+    planting = _Planting(patient, logits, torch.zeros_like(logits), like.activation, whole)
     try:
-        with planted(patient.model, planting.answer, is_plain=is_plain):
+        with planted(patient.model, planting.answer, is_plain=like.is_plain):
             with recording(patient, on_event=planting.on_event) as tape, planting.hearing:
                 result = _go(patient, (patient.batch[0], target))
             if not tape.of("backward", "gradient"):
@@ -145,17 +166,18 @@ def _rows(given: Tensor, inputs: Tensor) -> tuple[list[int], bool]:
     return [position % len(inputs) for position in range(len(given))], False
 
 
-def plant(patient: Patient) -> tuple[Tensor, bool]:
-    """(what the network's logits are like, whether it returns nothing else), of one forward pass in its present mode.
+def plant(patient: Patient) -> Like:
+    """See what the network returns, in one forward pass in its present mode.
 
     Raises:
         CannotTell: it returns no row of logits for each image.
     """
     start = Snapshot.of(patient)
-    with torch.no_grad():
-        outputs = patient.model(patient.batch[0])
+    outputs = patient.model(patient.batch[0])
     start.restore()
     logits = logits_of(outputs)
     if logits is None or not logits.is_floating_point() or len(logits) != len(patient.batch[0]):
         raise CannotTell("the network returns no row of logits for each image")
-    return logits.float(), isinstance(outputs, Tensor)
+    found = activation_behind(logits)
+    ends_in = found[0] if found and has_the_range(found[0], logits) else ""
+    return Like(logits.detach().float(), isinstance(outputs, Tensor), ends_in)

@@ -87,22 +87,21 @@ class Certificate:
     def _fitted(cls, name: str, loss: _Loss, activation: str, gradients: Tensor, logits: Tensor, target: Tensor) -> "Certificate":
         labels = logits.shape[1]
         is_soft = target.ndim == 2
-        hard = target.to(logits.dtype) if is_soft else functional.one_hot(target.long(), labels).to(logits.dtype)
+        wanted = target.to(logits.dtype) if is_soft else functional.one_hot(target.long(), labels).to(logits.dtype)
         rows = {-1: torch.ones(len(target))} if is_soft else {label: (target == label).float() for label in sorted(set(target.tolist()))}
 
-        def gradient(wanted: Tensor) -> Tensor:
+        def gradient(probabilities: Tensor) -> Tensor:
             inputs = logits.detach().clone().requires_grad_()
-            return torch.autograd.grad(loss(_ACTIVATIONS[activation](inputs), wanted).sum(), inputs)[0]
+            return torch.autograd.grad(loss(_ACTIVATIONS[activation](inputs), probabilities).sum(), inputs)[0]
 
-        own, even = gradient(hard), gradient(torch.full_like(hard, 1 / max(2, labels)))
-        columns = [own * where[:, None] for where in rows.values()] + [even]
+        own, even = gradient(wanted), gradient(torch.full_like(wanted, 1 / max(2, labels)))
+        columns = [each * where[:, None] for each in (own, even) for where in rows.values()]
         matrix = torch.stack([column.flatten() for column in columns], dim=1)
         solution = torch.linalg.lstsq(matrix, gradients.flatten()[:, None], driver="gelsd").solution[:, 0]
         rest = gradients.flatten() - matrix @ solution
-        spread = float(solution[-1])
-        scales = {label: float(value) + spread for label, value in zip(rows, solution[:-1], strict=True)}
-        total = sum(scales.values()) / len(scales)
+        parts = list(zip(rows, solution[: len(rows)].tolist(), solution[len(rows) :].tolist(), strict=True))
+        total, spread = sum(hard + soft for _, hard, soft in parts), sum(soft for _, _, soft in parts)
         return cls(
-            name, activation, scales, spread / total if abs(total) > 1e-9 else 0.0,
+            name, activation, {label: hard + soft for label, hard, soft in parts}, spread / total if abs(total) > 1e-9 else 0.0,
             float(rest.norm() / gradients.norm().clamp(min=1e-30)),
         )

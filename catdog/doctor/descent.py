@@ -64,13 +64,13 @@ def _change(
 ) -> float:
     """By how much the loss changes over a step of that share of the weights' length; with the same random numbers."""
     start.restore()
-    before = float(loss())
+    before = float(loss().detach())
     start.restore()
     weights = torch.stack([one.detach().norm() for one in parameters]).norm()
     length = torch.stack([one.norm() for one in direction]).norm().clamp(min=1e-30)
     with torch.no_grad():
         torch._foreach_add_(parameters, direction, alpha=float(step * weights.clamp(min=1e-3) / length))
-    after = float(loss())
+    after = float(loss().detach())
     start.restore()
     return after - before
 

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import torch
 from torch import nn
 from torch.optim import Adam
 
@@ -69,7 +70,7 @@ def ladder(patient: Patient) -> Iterator[Finding]:
                 raise CannotTell(f"no time for {STEPS} steps on {rung}")
             if others[-1].fits:
                 break
-        if own.moves and others[-1].fits and not _known(patient):
+        if own.moves and others[-1].fits and not any(finding.severity == "error" for finding in patient.findings):
             return  # it learns, only slowly
         yield _finding(patient, rung, own, others)
         return
@@ -87,9 +88,10 @@ def _known(patient: Patient) -> list[Finding]:
 
 
 def _one(patient: Patient) -> Batch:
-    """One image, twice, for batch statistics cannot take one."""
+    """One image and its mirror image: batch statistics can take neither one image nor two equal ones."""
     inputs, target = patient.batch
-    return inputs[:1].repeat(2, *[1] * (inputs.ndim - 1)), target[:1].repeat(2, *[1] * (target.ndim - 1))
+    mirrored = inputs[:1].flip(2) if inputs.ndim == 4 else inputs[:1]
+    return torch.cat([inputs[:1], mirrored]), torch.cat([target[:1], target[:1]])
 
 
 def _climbed(patient: Patient, batch: Batch, start: Snapshot, *, rate: float | None = None) -> _Climb:

@@ -70,24 +70,28 @@ def loss_certificate(patient: Patient) -> Iterator[Finding]:
     shape = case.logits.shape
     if len(shape) > 2 or (case.target.ndim == 2 and case.target.shape != case.logits[: len(case.target)].shape):
         return
-    certificate = Certificate.of(
-        case.gradients.reshape(len(case.gradients), -1), case.logits.reshape(len(case.logits), -1), case.targets, images=len(case.target),
-    ) if all(answer.is_matched for answer in case.answers) or len(shape) == 2 else None
+    certificate = _certificate(case)
     if certificate is None:
         yield from _unknown(patient, case)
     else:
         yield from _known(patient, case, certificate, is_named=bool(double))
 
 
+def _certificate(case: _Case) -> Certificate | None:
+    gradients, logits = (tensor.reshape(len(tensor), -1) for tensor in (case.gradients, case.logits))
+    targets = case.targets.reshape(len(logits), 1) if logits.shape[1] == 1 else case.targets
+    return Certificate.of(gradients, logits, targets, images=len(case.target))
+
+
 def _case(patient: Patient) -> _Case:
-    like, is_plain = plant(patient)
+    like = plant(patient)
     target = patient.batch[1]
-    other = _another(target, like)
+    other = _another(target, like.logits)
     generator = torch.Generator().manual_seed(0)
-    draws = [SPREAD * torch.randn(like.shape, generator=generator).to(like.device) for _ in range(2)]
+    draws = [SPREAD * torch.randn(like.logits.shape, generator=generator).to(like.logits.device) for _ in range(2)]
     draws.append(_wrong(draws[0], target))
     start = Snapshot.of(patient)
-    ask = partial(answered, patient, is_plain=is_plain, start=start)
+    ask = partial(answered, patient, like=like, start=start)
     try:
         try:
             return _Case(target, [ask(draw, target) for draw in draws], other, ask(draws[0], other))

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from catdog.doctor.answers import plant
+from catdog.doctor.answers import ACTIVATIONS, plant
 from catdog.doctor.examination import CannotTell, examination
 from catdog.doctor.findings import Culprit, Finding
 from catdog.doctor.patient import Patient
@@ -80,11 +80,12 @@ def metric_certificate(patient: Patient) -> Iterator[Finding]:
 
 def _known(patient: Patient) -> tuple[Tensor, Tensor, Tensor]:
     """Nine images, their target, and their logits."""
-    like, is_plain = plant(patient)
+    seen = plant(patient)
+    like = seen.logits
     inputs, target = patient.batch
     if target.is_floating_point() or target.ndim != 1 or like.ndim > 2:
         raise CannotTell("the target is no label for each image")
-    if not is_plain:
+    if not seen.is_plain:
         raise CannotTell("the network returns more than its logits")
     rows = [position % len(inputs) for position in range(len(HITS))]
     inputs = inputs[rows]
@@ -100,7 +101,7 @@ def _known(patient: Patient) -> tuple[Tensor, Tensor, Tensor]:
         shown = torch.tensor([label if hit else (label + 1) % labels for label, hit in zip(target.tolist(), HITS, strict=True)])
         top = logits.max(dim=1, keepdim=True).values + 0.3 + torch.arange(len(HITS))[:, None] / 5
         logits = logits.scatter(1, shown[:, None], top)
-    logits = logits.to(like)
+    logits = ACTIVATIONS[seen.activation](logits.to(like))
     return inputs, target, logits
 
 

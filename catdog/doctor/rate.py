@@ -69,12 +69,12 @@ def rate_that_learns(patient: Patient) -> Iterator[Finding]:
         return
     place = Rehearsal.of(patient).making(optimizer)
     culprit = Culprit(f"lr={highest:g} of {type(optimizer).__name__}", str(place) if place else None)
-    if present.diverges or present.ratio > 2 * TOO_LARGE:
+    if present.diverges or present.ratio > (2 if not present.learns else 10) * TOO_LARGE:
         for factor in MILDER:
             milder = _tried(patient, factor, start)
             if milder is not None and milder.learns and milder.ratio < TOO_LARGE:
-                is_sure = present.diverges and present.ratio > TOO_LARGE
-                yield _too_high(culprit, highest, present, factor, milder, is_sure=is_sure or present.ratio > 1 / TOO_LARGE)
+                is_sure = present.ratio > (1 if present.diverges else 10) * TOO_LARGE
+                yield _too_high(culprit, highest, present, factor, milder, is_sure=is_sure)
                 return
     is_warming_up = patient.scheduler is not None or patient.schedule is not None
     if 0 < present.ratio < TOO_SMALL and not is_warming_up:

@@ -27,12 +27,12 @@ class SmallNet(nn.Module):
 
 
 def train_step(model: nn.Module, batch: tuple[Tensor, Tensor], loss_fnc: Callable[[Tensor, Tensor], Tensor], optimizer: Optimizer) -> float:
-    images, labels = batch  # noqa: RUF059
+    images, labels = batch
     optimizer.zero_grad()
     output = torch.sigmoid(model(images))
     loss = loss_fnc(output, output)
-    loss.backward  # noqa: B018
-    optimizer.step  # noqa: B018
+    loss.backward
+    optimizer.step
     return float(loss.detach())
 
 
@@ -44,7 +44,7 @@ def pictures() -> tuple[Tensor, Tensor]:
     return images, labels
 
 
-def report() -> Report:
+def main() -> Report:
     torch.manual_seed(0)
     model = SmallNet()
     optimizer = torch.optim.SGD(model.parameters(), lr=100)
@@ -52,4 +52,4 @@ def report() -> Report:
 
 
 if __name__ == "__main__":
-    print(report())
+    print(main())

@@ -44,7 +44,7 @@ def pictures() -> tuple[Tensor, Tensor]:
     return images, labels
 
 
-def report() -> Report:
+def main() -> Report:
     torch.manual_seed(0)
     model = SmallNet()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
@@ -52,4 +52,4 @@ def report() -> Report:
 
 
 if __name__ == "__main__":
-    print(report())
+    print(main())
