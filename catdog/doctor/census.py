@@ -70,12 +70,12 @@ class Look:
 def entries(patient: Patient) -> list[Entry]:
     """All items of all splits."""
     data = _data(patient)
-    if "entries" not in patient.kept:
-        patient.kept["entries"] = [
+    if "entries" not in patient.known:
+        patient.known["entries"] = [
             Entry(name, position, path, tuple(data.labels_in(path)))
             for name, split in data.splits.items() for position, path in enumerate(split.paths)
         ]
-    found: list[Entry] = patient.kept["entries"]
+    found: list[Entry] = patient.known["entries"]
     return found
 
 

@@ -46,9 +46,9 @@ class Draw:
 def drawn(patient: Patient, name: str) -> list[Draw]:
     """Items of a split, the first and the last among them, evenly spread; an item that raises is left out."""
     key = f"drawn {name}"
-    if key not in patient.kept:
-        patient.kept[key] = list(_drawn(split_of(patient, name), name))
-    found: list[Draw] = patient.kept[key]
+    if key not in patient.known:
+        patient.known[key] = list(_drawn(split_of(patient, name), name))
+    found: list[Draw] = patient.known[key]
     return found
 
 

@@ -37,11 +37,11 @@ _SUFFIXES = {
 
 def looked_at(patient: Patient) -> list[tuple[Entry, Look]]:
     """The files that are not known already, and what they are."""
-    if "looks" not in patient.kept:
+    if "looks" not in patient.known:
         known = patient.data.records if patient.data is not None and patient.data.records is not None else {}
         chosen = sampled([entry for entry in entries(patient) if entry.path not in known])
-        patient.kept["looks"] = list(zip(chosen, census(chosen), strict=True))
-    found: list[tuple[Entry, Look]] = patient.kept["looks"]
+        patient.known["looks"] = list(zip(chosen, census(chosen), strict=True))
+    found: list[tuple[Entry, Look]] = patient.known["looks"]
     return found
 
 

@@ -87,15 +87,15 @@ def ledger_of(patient: Patient) -> Ledger:
     """
     if patient.training is None or patient.data is None:
         raise CannotTell("no training to watch")
-    if "ledger" not in patient.kept:
+    if "ledger" not in patient.known:
         watch = _Watch(patient.data)
         with watch.listening():
             try:
                 watch.ledger.history = list(patient.training.fit())
             except Exception as error:
                 raise CannotTell(f"the short training fails: {type(error).__name__}: {error}"[:300]) from error
-        patient.kept["ledger"] = watch.ledger
-    found: Ledger = patient.kept["ledger"]
+        patient.known["ledger"] = watch.ledger
+    found: Ledger = patient.known["ledger"]
     return found
 
 

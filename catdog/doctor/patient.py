@@ -144,8 +144,8 @@ class Patient:
     intent: Intent = field(default_factory=Intent)
     seconds_per_pass: float = 0.0
     """How long a forward and backward pass of the batch takes here; measured at the beginning of a visit."""
-    kept: dict[str, Any] = field(default_factory=dict)
-    """What one examination has found out at some cost and another one reads: pictures that were decoded, a training that was watched."""
+    known: dict[str, Any] = field(default_factory=dict)
+    """What one examination of a visit has found out and another need not find out again."""
 
     @property
     def labels(self) -> int:
