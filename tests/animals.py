@@ -79,7 +79,7 @@ def flipped(values: Tensor) -> Tensor:
     return values + 0.1 * torch.randn(())
 
 
-class Pets(Dataset[tuple[Tensor, int]], Sequence[tuple[Tensor, int]]):  # type: ignore[misc]
+class Pets(Dataset[tuple[Tensor, int]]):
     """Files and their labels."""
 
     def __init__(
@@ -91,9 +91,13 @@ class Pets(Dataset[tuple[Tensor, int]], Sequence[tuple[Tensor, int]]):  # type: 
     def __len__(self) -> int:
         return len(self.paths)
 
-    def __getitem__(self, position: int) -> tuple[Tensor, int]:  # type: ignore[override]
+    def __getitem__(self, position: int) -> tuple[Tensor, int]:
         values = self.prepare(self.paths[position].read_bytes())
         return values if self.augment is None else self.augment(values), self.label(self.paths[position])
+
+
+def split_of(items: Pets) -> DataSplit:
+    return DataSplit(items, items.paths)  # type: ignore[arg-type] # a Dataset is a Sequence in all but its name
 
 
 @dataclass
@@ -116,7 +120,7 @@ class Host:
             return DataLoader(sets[split], batch_size=16, shuffle=split == "train" and self.shuffle, num_workers=workers)
 
         fields: dict[str, object] = {
-            "labels": LABELS, "splits": {name: DataSplit(sets[name], own) for name, own in self.paths.items()}, "labels_in": labels_in,
+            "labels": LABELS, "splits": {name: split_of(own) for name, own in sets.items()}, "labels_in": labels_in,
             "prepare": self.prepare, "normalise": (MEAN, DEVIATION), "loader": loader, "augmented": self.augment is not None,
         }
         return Data(**{**fields, **changes})  # type: ignore[arg-type]

@@ -3,8 +3,9 @@
 import io
 import os
 import shutil
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +15,17 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, WeightedRandomSampler
 
+from catdog.datasets import Dataset
+from catdog.doctor import census
 from catdog.doctor import data as organ
 from catdog.doctor.findings import Finding, Report
-from catdog.doctor.patient import Data, DataSplit, Intent, Patient
+from catdog.doctor.patient import Batch, Data, DataSplit, Intent, Patient
 from catdog.doctor.visit import visit
-from tests.animals import DEVIATION, LABELS, MEAN, Host, Pets, crop, drawn, flipped, normalise, opened, to_tensor, write
+from catdog.images import Preprocess, decode
+from catdog.loaders import Pictures, pixels, shuffled
+from catdog.settings import Settings
+from catdog.sources import import_folder
+from tests.animals import DEVIATION, LABELS, MEAN, Host, Pets, crop, drawn, flipped, normalise, opened, split_of, to_tensor, write
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -98,7 +105,7 @@ class Honest(Forgiving):
     """With the label of the other one."""
 
     def instead(self, position: int) -> tuple[Tensor, int]:
-        return self[len(self) - 1]
+        return self[position - len(self) // 2]
 
 
 @pytest.mark.parametrize(("kind", "what"), [(Forgiving, "one value all over"), (Neighbourly, "the picture of")])
@@ -244,7 +251,7 @@ def test_pictures_that_lie_on_their_side_in_training_only_are_an_error(host: Hos
         turned(host.paths["train"][place], (6, 8)[place % 2])
     data = host.data(prepare=upright)
     sides = dict(data.splits)
-    sides["val"] = DataSplit(Pets(host.paths["val"], upright), host.paths["val"])
+    sides["val"] = split_of(Pets(host.paths["val"], upright))
     assert "everywhere but in training" in only(examined(replace(data, splits=sides), "D05"), "D05").message
 
 
@@ -279,12 +286,17 @@ def column(values: Sequence[float]) -> Tensor:
     return torch.tensor(list(values))[:, None, None]
 
 
-def prepared(*, swap: bool = False, **steps: Callable[[Tensor], Tensor]) -> Callable[[bytes], Tensor]:
+def as_it_is(values: Tensor) -> Tensor:
+    return values
+
+
+def prepared(
+    *, before: Callable[[Tensor], Tensor] = as_it_is, normalise: Callable[[Tensor], Tensor] = normalise,
+) -> Callable[[bytes], Tensor]:
     """usual, with something else done to the pixels (0..1) or to what they are normalised to."""
 
     def prepare(data: bytes) -> Tensor:
-        values = steps.get("before", lambda one: one)(to_tensor(crop(opened(data))))
-        return steps.get("normalise", normalise)(values)
+        return normalise(before(to_tensor(crop(opened(data)))))
 
     return prepare
 
@@ -310,7 +322,7 @@ WRONG = {
     "red and blue are exchanged (BGR), and the values are normalised twice": prepared(
         normalise=lambda values: normalise(normalise(values.flip(0))),
     ),
-    "5 are left: the values are cut": prepared(normalise=lambda values: normalise(values).long().float()),
+    "4 are left: the values are cut": prepared(normalise=lambda values: normalise(values).long().float()),
 }
 
 
@@ -326,10 +338,14 @@ def as_bytes(data: bytes) -> Tensor:
     return torch.from_numpy(np.array(crop(opened(data))))
 
 
+def to_grey(values: Tensor) -> Tensor:
+    return (values * torch.tensor((0.299, 0.587, 0.114))[:, None, None]).sum(0).expand(3, -1, -1)
+
+
 RIGHT: dict[str, tuple[Callable[[bytes], Tensor], dict[str, object]]] = {
     "bytes with the channels last": (as_bytes, {"normalise": None}),
     "values in 0..1": (prepared(normalise=lambda values: values), {"normalise": None}),
-    "grey pictures in three channels": (prepared(before=lambda values: to_grey(values)), {}),
+    "grey pictures in three channels": (prepared(before=to_grey), {}),
     "one channel of its own": (
         lambda data: (to_grey(to_tensor(crop(opened(data))))[:1] - 0.2) / 0.1,
         {"normalise": ((0.2,), (0.1,))},
@@ -340,10 +356,6 @@ RIGHT: dict[str, tuple[Callable[[bytes], Tensor], dict[str, object]]] = {
     ),
     "normalised by 0.5": (prepared(normalise=lambda values: (values - 0.5) / 0.5), {"normalise": ((0.5,) * 3, (0.5,) * 3)}),
 }
-
-
-def to_grey(values: Tensor) -> Tensor:
-    return (values * torch.tensor((0.299, 0.587, 0.114))[:, None, None]).sum(0).expand(3, -1, -1)
 
 
 @pytest.mark.parametrize("name", RIGHT)
@@ -559,3 +571,74 @@ def test_an_examination_of_data_leaves_the_generators_as_they_were(host: Host) -
     assert not [finding for finding in report.findings if finding.code == "S00"]
 
 
+
+
+@dataclass
+class Views:
+    """catdog's own pictures, drawn anew at every look."""
+
+    pictures: Pictures
+    looks: int = 0
+
+    def __len__(self) -> int:
+        return len(self.pictures.records)
+
+    def __getitem__(self, position: int) -> tuple[Tensor, int]:
+        self.looks += 1
+        view = self.pictures.view(self.pictures.decode(position), position, self.looks)
+        return torch.from_numpy(view.copy()), int(self.pictures.targets[position])
+
+
+def own_data(dataset: Dataset, *, image_size: int = 64) -> Data:
+    """A data set of catdog's, as the gate of a job hands it over."""
+    preprocess, epochs = Preprocess(image_size), count()
+    views = {
+        split: Views(Pictures(dataset, dataset.split(split), preprocess, "default" if split == "train" else "none"))
+        for split in ("train", "val", "test")
+    }
+    paths = {split: [dataset.path(record) for record in own.pictures.records] for split, own in views.items()}
+    records = {dataset.path(record): record for record in dataset.records}
+
+    def loader(split: str, workers: int) -> Iterable[Batch]:
+        loaded, epoch = pixels(views[split].pictures, threads=1), next(epochs)
+        order = shuffled(len(loaded), seed=0, epoch=epoch) if split == "train" else None
+        return loaded.batches(loaded.plan(16, order), epoch=epoch)
+
+    return Data(
+        labels=dataset.labels, splits={split: DataSplit(own, paths[split]) for split, own in views.items()},  # type: ignore[arg-type]
+        labels_in=lambda path: [records[path].label], prepare=lambda data: torch.from_numpy(preprocess.pixels(decode(data)).copy()),
+        loader=loader, augmented=True, records=records,
+    )
+
+
+@pytest.fixture(scope="module")
+def photographs(shared_data: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Some real ones, dog.74 and dog.180 among them, which show the same."""
+    folder = tmp_path_factory.mktemp("photographs") / "pictures"
+    for split, number in (("train", 90), ("val", 20), ("test", 20)):
+        (folder / split).mkdir(parents=True)
+        for label in LABELS:
+            for path in sorted(shared_data("dogs_vs_cats", split).glob(f"{label}.*.jpg"))[:number]:
+                shutil.copy(path, folder / split)
+    for place, name in (("train", "dog.74.jpg"), ("val", "dog.180.jpg")):
+        (source,) = shared_data("dogs_vs_cats").rglob(name)
+        for path in folder.rglob(name):
+            path.unlink()
+        shutil.copy(source, folder / place)
+    return folder
+
+
+def test_nothing_is_wrong_with_real_photographs(photographs: Path) -> None:
+    host = Host({split: sorted((photographs / split).iterdir()) for split in ("train", "val", "test")})
+    finding = only(examined(host.data()), "D03", "warning")
+    assert "dog.180.jpg" in finding.culprit.what and "dog.74.jpg" in finding.culprit.what
+
+
+def test_nothing_is_wrong_with_a_data_set_of_catdogs_own_and_its_files_are_not_read_again(
+    photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    dataset = import_folder(photographs, tmp_path / "datasets", settings=Settings.load(data_dir=tmp_path))
+    looked: list[Path] = []
+    monkeypatch.setattr(census, "look", looked.append)
+    report = examined(own_data(dataset))
+    assert not report.findings and not report.not_run and not looked, str(report)

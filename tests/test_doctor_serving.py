@@ -74,10 +74,8 @@ class Service:
     def examined(self, data: Data, *codes: str) -> Report:
         items = data.splits["train"].items
         batch = torch.stack([items[position][0] for position in (0, 1, -1)]), torch.tensor([0, 0, 1])
-        net = trained()
-        nn.init.normal_(net[-1].weight)  # type: ignore[index]
         someone = Patient(
-            net, batch, data=data, training=Training(lambda: [], trained),
+            trained(), batch, data=data,
             serving=Serving(self.prepare, self.probabilities, self.labels, self.logits),
         )
         return visit(someone, [one for one in organ.EXAMINATIONS if not codes or one.code in codes], budget=60)
@@ -193,17 +191,16 @@ def test_a_network_without_its_batch_statistics_is_an_error(data: Data) -> None:
     assert "the buffers were not loaded" in only(service.examined(data, "S02"), "S02").message
 
 
-def test_the_network_from_before_the_training_is_an_error(data: Data) -> None:
+def test_the_best_of_a_training_is_right_and_another_network_is_an_error(data: Data) -> None:
     service = Service()
-    service.network = trained()
+    nn.init.normal_(service.network[-1].weight)  # type: ignore[index]
+    only(service.examined(data, "S02"), "S02")
     items = data.splits["train"].items
-    batch = torch.stack([items[position][0] for position in (0, 1, -1)]), torch.tensor([0, 0, 1])
-    start = trained()
-    nn.init.normal_(start[-1].weight)  # type: ignore[index]
-    serving = Serving(careful, service.probabilities, LABELS, lambda inputs: start(inputs).detach())
-    someone = Patient(start, batch, data=data, training=Training(lambda: [], trained), serving=serving)
-    report = visit(someone, [one for one in organ.EXAMINATIONS if one.code == "S02"], budget=60)
-    assert "from before the training" in only(report, "S02").message
+    someone = Patient(
+        trained(), (items[0][0][None], torch.tensor([0])), data=data, training=Training(lambda: [], lambda: service.network),
+        serving=Serving(careful, service.probabilities, LABELS, service.logits),
+    )
+    assert not visit(someone, [one for one in organ.EXAMINATIONS if one.code == "S02"], budget=60).findings
 
 
 @pytest.mark.parametrize(("outputs", "said"), [

@@ -16,7 +16,7 @@ from catdog.doctor.patient import DataSplit, Patient
 
 FEWEST, MOST = 24, 128
 """Items of a split that are looked at: how many depends on what one costs."""
-SECONDS = 0.4
+SECONDS = 0.25
 """What the items of one split may take together."""
 
 

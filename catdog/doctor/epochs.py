@@ -4,6 +4,7 @@ The owner's loader is asked for its DataLoader, whose sampler tells the order of
 workers are given one and the same item, so that what they draw shows. A loader of another kind is gone through for a moment.
 """
 
+import hashlib
 import math
 import random
 import time
@@ -39,7 +40,7 @@ FEWEST = 40
 """Pictures in a row from which on an order can be judged."""
 LEFT_OUT = 0.1
 """Share of train that two epochs leave out, the same both times."""
-SECONDS = 0.5
+SECONDS = 0.3
 """For which a loader that is no DataLoader is gone through."""
 
 
@@ -117,22 +118,23 @@ def _of_loader(patient: Patient, data: Data, *, is_constant: bool) -> Iterator[F
     train, number = data.splits["train"], len(data.splits["train"].paths)
     loader = dataloader(data, "train", 0)
     orders: list[list[int]] = []
-    rows: list[list[int]]
+    rows: Sequence[list[int]]
+    pictures: Sequence[list[bytes]] = ()
     if loader is not None and _covers(loader, number):
         orders = [order_of(loader), order_of(loader)]
         labels = _labels(patient, data)
         rows = [[label for position in order if (label := labels[position]) is not None] for order in orders]
         yield from _of_coverage(data, loader, orders, number)
     else:
-        rows = [_rows(data), _rows(data)]
+        rows, pictures = zip(*(_glimpse(data) for _ in range(2)), strict=True)
         if not rows[0]:
             yield _empty(train)
             return
     yield from _of_order(patient, data, rows, orders, loader)
     if loader is not None and data.augmented and not is_constant:
         yield from _of_workers(data, train)
-    elif data.augmented and not is_constant:
-        yield from _of_repetition(data)
+    elif data.augmented and not is_constant and pictures:
+        yield from _of_repetition(pictures)
     if "val" in data.splits:
         yield from _of_val(data, len(data.splits["val"].paths))
 
@@ -188,16 +190,18 @@ def _labels(patient: Patient, data: Data) -> list[int | None]:
     return [places.get(str(entry.label)) for entry in entries(patient) if entry.split == "train"]
 
 
-def _rows(data: Data) -> list[int]:
-    """The labels of an epoch's first pictures."""
+def _glimpse(data: Data) -> tuple[list[int], list[bytes]]:
+    """Of an epoch's first pictures the labels and hashes."""
     row: list[int] = []
+    pictures: list[bytes] = []
     began = time.monotonic()
-    for _, given in data.loader("train", 0) if data.loader is not None else ():
+    for inputs, given in data.loader("train", 0) if data.loader is not None else ():
         target = torch.as_tensor(given)
         row += (target.argmax(dim=1) if target.ndim > 1 else target.flatten().long()).tolist()
+        pictures += [hashlib.blake2b(_first([(one,)]), digest_size=16).digest() for one in inputs]
         if time.monotonic() - began > SECONDS and len(row) >= FEWEST:
             break
-    return row
+    return row, pictures
 
 
 def _empty(train: DataSplit) -> Finding:
@@ -244,7 +248,7 @@ def _of_order(
     sampler = f"sampler={type(loader.sampler).__name__}" if loader is not None else "loader"
     culprit = Culprit("shuffle=False" if sampler.endswith("SequentialSampler") else sampler)
     scores = [_sortedness(row, shares, data.order) for row in rows]
-    if min(scores) > SORTED and (not orders or _sortedness(_rows(data), shares, data.order, least=0) > 0):  # and so they really come
+    if min(scores) > SORTED and (not orders or _sortedness(_glimpse(data)[0], shares, data.order, least=0) > 0):  # and so they really come
         changes = [sum(one != other for one, other in pairwise(row)) for row in rows]
         yield Finding(
             "D10", "error", "Train is gone through sorted by label, not shuffled", culprit,
@@ -342,19 +346,10 @@ def _first(batch: Sequence[Any]) -> bytes:
     return torch.as_tensor(batch[0][0]).detach().contiguous().flatten().view(torch.uint8).numpy().tobytes()
 
 
-def _of_repetition(data: Data) -> Iterator[Finding]:
+def _of_repetition(glimpses: Sequence[Sequence[bytes]]) -> Iterator[Finding]:
     """A loader of another kind: two epochs must not show the same pictures to the bit."""
-    seen = []
-    for _ in range(2):
-        pictures: list[bytes] = []
-        began = time.monotonic()
-        for inputs, _target in data.loader("train", 0):  # type: ignore[misc]
-            pictures += [_first([(one,)]) for one in inputs]
-            if time.monotonic() - began > SECONDS and len(pictures) >= ITEMS:
-                break
-        seen.append(pictures)
-    number = min(map(len, seen))
-    repeated = sum(one == other for one, other in zip(*seen, strict=False)) if number else 0
+    number = min(map(len, glimpses))
+    repeated = sum(one == other for one, other in zip(*glimpses, strict=False))
     if number >= ITEMS and repeated > 0.5 * number:
         yield Finding(
             "D10", "error", "Two epochs of train show the same pictures in the same order, to the bit", Culprit("loader"),

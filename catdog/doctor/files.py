@@ -266,8 +266,10 @@ def _alike(split: DataSplit, position: int, made: Sequence[Tensor]) -> str:
 
 
 def correlation(one: Tensor, other: Tensor) -> float:
-    """Of two pictures (C, H, W), made small and grey."""
-    small = [torch.nn.functional.adaptive_avg_pool2d(values.mean(0, keepdim=True), 16).flatten() for values in (one, other)]
+    """Of two pictures (C, H, W), made small."""
+    small = [torch.nn.functional.adaptive_avg_pool2d(values, 16).flatten() for values in (one, other)]
+    if len(small[0]) != len(small[1]):
+        return 0.0
     centred = [values - values.mean() for values in small]
     scale = float(centred[0].norm() * centred[1].norm())
     return float(centred[0] @ centred[1]) / scale if scale > 1e-12 else 0.0

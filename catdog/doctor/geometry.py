@@ -36,7 +36,7 @@ SMALL_KEPT, SMALL_TENTH = 0.35, 0.15
 MOST_ENLARGED = 4.0
 MOST_DISTORTED = 2.5
 """How many times wider or narrower than it was; a 16:9 picture pressed into a square has 1.8."""
-SHAPES = 7
+SHAPES = 5
 """Shapes of pictures that are asked about."""
 FILES = 500
 """Files whose size is looked at."""
@@ -158,7 +158,7 @@ def encoded(picture: Pixels | Image.Image, **options: object) -> bytes:
     """A PNG of (H, W, 3) uint8: what comes out of it is what went in."""
     image = picture if isinstance(picture, Image.Image) else Image.fromarray(np.ascontiguousarray(picture))
     buffer = io.BytesIO()
-    image.save(buffer, "PNG", compress_level=1, **options)
+    image.save(buffer, "PNG", compress_level=0, **options)
     return buffer.getvalue()
 
 

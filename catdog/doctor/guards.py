@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from catdog.config import TrainConfig
 from catdog.doctor import curve
-from catdog.doctor.findings import Culprit, Finding
 from catdog.doctor.attendance import Attendance
+from catdog.doctor.findings import Culprit, Finding
 from catdog.progress import Progress
 
 EVERY = 50

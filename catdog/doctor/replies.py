@@ -10,7 +10,7 @@ from catdog.doctor.examination import Examination, examination
 from catdog.doctor.findings import Culprit, Finding
 from catdog.doctor.patient import Patient
 from catdog.doctor.source import defined_at
-from catdog.doctor.uploads import answer, reference, serving_of, uploads_of
+from catdog.doctor.uploads import answer, serving_of, uploads_of
 from catdog.labels import listed
 
 EQUAL = 1e-3
@@ -79,13 +79,13 @@ def _under(patient: Patient, order: Sequence[int]) -> tuple[float, float, tuple[
 
 
 def _expected(patient: Patient, uploads: Sequence[bytes]) -> Tensor:
-    """Logits of the served network itself; where it cannot be asked, of what training left."""
+    """Logits of the served network itself; where it cannot be asked, of the network."""
     serving = serving_of(patient)
     inputs = torch.stack([torch.as_tensor(serving.prepare(one)) for one in uploads])
     if serving.logits is not None:
         with torch.no_grad():
             return torch.as_tensor(serving.logits(inputs)).detach().cpu().double()
-    return answer(reference(patient)[0].eval(), inputs)
+    return answer(patient.model.eval(), inputs)
 
 
 @examination(

@@ -13,7 +13,7 @@ from catdog.doctor.examination import CannotTell, Examination, examination
 from catdog.doctor.findings import Culprit, Finding
 from catdog.doctor.patient import Patient
 
-LOOKED_AT = 600
+LOOKED_AT = 400
 """Pictures."""
 FEWEST = 400
 """Pictures from which on silence says something."""

@@ -15,7 +15,7 @@ from catdog.doctor.examination import CannotTell, Examination, examination
 from catdog.doctor.files import correlation
 from catdog.doctor.findings import Culprit, Finding
 from catdog.doctor.geometry import channels_first
-from catdog.doctor.patient import Data, Patient
+from catdog.doctor.patient import Data, DataSplit, Patient
 from catdog.labels import labels_in, listed
 
 UNLIKELY = 1e-4
@@ -268,17 +268,17 @@ def _of_pixels(data: Data, name: str, draws: Sequence[Draw]) -> Iterator[Finding
     if data.prepare is None or not draws:
         return
     some = [draws[place] for place in spread(len(draws), COMPARED)]
-    made: dict[int, Tensor] = {}
-    for draw in [*some, *(draws[place] for place in spread(len(draws), KNOWN))]:
-        path = data.splits[name].paths[draw.position]
-        try:
-            made.setdefault(draw.position, channels_first(data.prepare(path.read_bytes())))
-        except Exception:  # noqa: BLE001 - a file that cannot be read is D01's
-            continue
+    made = _made(data, name, some)
     some = [draw for draw in some if draw.position in made]
-    likeness, sure, own = (_likeness, 0.95, 0.6) if name == "train" and data.augmented else (_equality, 0.999, 0.999)
-    apart = [(draw, other) for draw in some if (other := _elsewhere(draw, made, likeness, sure=sure, own=own)) is not None]
-    if len(apart) >= 2:
+    is_random = name == "train" and data.augmented
+    likeness, sure, own = (_likeness, 0.9, 0.6) if is_random else (_equality, 0.999, 0.999)
+    unlike = [draw for draw in some if likeness(channels_first(draw.inputs).double(), made[draw.position].double()) < own]
+    if len(unlike) >= 2:
+        made |= _made(data, name, [draws[place] for place in spread(len(draws), KNOWN)])
+    apart = [(draw, other) for draw in unlike if (other := _elsewhere(draw, made, likeness, sure=sure)) is not None]
+    if is_random:
+        apart = [(draw, other) for draw, other in apart if _again(data.splits[name], draw, other, made)]
+    if len(apart) >= max(2, 0.25 * len(some)):
         draw, other = apart[0]
         paths = data.splits[name].paths
         yield Finding(
@@ -291,15 +291,31 @@ def _of_pixels(data: Data, name: str, draws: Sequence[Draw]) -> Iterator[Finding
         yield from _otherwise(data, name, some, made)
 
 
-def _elsewhere(
-    draw: Draw, made: Mapping[int, Tensor], likeness: Callable[[Tensor, Tensor], float], *, sure: float, own: float,
-) -> int | None:
-    """The position of the file that an item shows, if that is surely another than its own."""
+def _made(data: Data, name: str, draws: Sequence[Draw]) -> dict[int, Tensor]:
+    """By position: what `prepare` makes of the file of an item."""
+    made: dict[int, Tensor] = {}
+    for draw in draws:
+        try:
+            made[draw.position] = channels_first(data.prepare(data.splits[name].paths[draw.position].read_bytes()))  # type: ignore[misc]
+        except Exception:  # noqa: BLE001 - a file that cannot be read is D01's
+            continue
+    return made
+
+
+def _elsewhere(draw: Draw, made: Mapping[int, Tensor], likeness: Callable[[Tensor, Tensor], float], *, sure: float) -> int | None:
+    """The position of the file that an item surely shows, where it is not its own."""
     values = channels_first(draw.inputs).double()
-    if likeness(values, made[draw.position].double()) >= own:
-        return None
-    best, position = max(((likeness(values, one.double()), other) for other, one in made.items()), default=(0.0, draw.position))
+    best, position = max((likeness(values, one.double()), other) for other, one in made.items())
     return position if best >= sure and position != draw.position else None
+
+
+def _again(split: DataSplit, draw: Draw, other: int, made: Mapping[int, Tensor]) -> bool:
+    """The second witness of a random item: three more looks at it show the same other file, and none its own."""
+    for _ in range(3):
+        values = channels_first(torch.as_tensor(split.items[draw.position][0])).double()
+        if _likeness(values, made[draw.position].double()) >= 0.6 or _likeness(values, made[other].double()) < 0.9:
+            return False
+    return True
 
 
 def _likeness(one: Tensor, other: Tensor) -> float:

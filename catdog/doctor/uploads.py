@@ -1,4 +1,4 @@
-"""real, uploads_of, serving_of, reference, answer: what serving is asked with, and what it is held against."""
+"""real, uploads_of, serving_of, answer: what serving is asked with, and what it is held against."""
 
 from collections.abc import Iterator
 
@@ -41,20 +41,6 @@ def real(patient: Patient) -> Iterator[Golden]:
 def uploads_of(patient: Patient) -> list[bytes]:
     """Pictures that users might send: real ones first."""
     return [one.data for one in (*real(patient), *golden())][:ASKED]
-
-
-def reference(patient: Patient) -> tuple[nn.Module, str]:
-    """The network that should be served, and what it is called in a sentence.
-
-    Raises:
-        CannotTell: the training left nothing that can be loaded.
-    """
-    if patient.training is None:
-        return patient.model, "the network"
-    try:
-        return patient.training.best(), "what training left as its best"
-    except Exception as error:
-        raise CannotTell(f"what training left cannot be loaded: {type(error).__name__}: {error}"[:200]) from error
 
 
 def answer(network: nn.Module, inputs: Tensor) -> Tensor:
