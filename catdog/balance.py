@@ -17,9 +17,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from catdog.config import TrainConfig
+from catdog.config import BATCH_SIZE, TrainConfig
 from catdog.datasets import Record, count
 from catdog.errors import BadConfig
+from catdog.schedules import steps_per_epoch
 from catdog.splits import SPLITS
 
 
@@ -38,27 +39,14 @@ def select(records: Sequence[Record], labels: Sequence[str], config: TrainConfig
 
 
 def check(config: TrainConfig, counts: Mapping[str, Mapping[str, int]]) -> None:
-    """Refuse a number of pictures that a data set with these `counts` (by split and label) cannot give.
+    """Refuse a number of pictures or of steps that a data set with these `counts` (by split and label) cannot give.
 
     Fewer than asked for would be used silently otherwise, and the run would not be the one that its config describes.
 
     Raises:
-        BadConfig: n_train, n_val or n_test is more than the split has, or less than one picture of each label; or a batch is larger than
-            what is trained on.
+        BadConfig: n_train, n_val or n_test is more than the split has, or less than one picture of each label; a batch is larger than
+            what is trained on; or warmup_steps are more than the whole training has.
     """
-    images = sum(counts["train"].values()) if config.n_train is None else config.n_train
-    if config.balance == "downsample" and config.n_train is None:
-        images = min(counts["train"].values()) * len(counts["train"])
-    if config.batch_size is not None and config.batch_size > images:
-        raise BadConfig(
-            f"batch_size: expected at most the {images} pictures that are trained on. Received: {config.batch_size}.",
-            field="batch_size", remedy=f"Set batch_size to {images} or less, or leave it out.",
-        )
-    if 2 * config.devices > images > 0 and config.devices > 1:
-        raise BadConfig(
-            f"devices: expected at most {images // 2} for {images} pictures that are trained on. Received: {config.devices}.",
-            field="devices",
-        )
     for split, by_label in counts.items():
         wanted, field, there = _wanted(config, split), f"n_{split}", sum(by_label.values())
         if wanted is not None and wanted > there:
@@ -71,6 +59,24 @@ def check(config: TrainConfig, counts: Mapping[str, Mapping[str, int]]) -> None:
                 f"{field}: expected at least one picture of each of the {len(by_label)} labels. Received: {wanted}.",
                 field=field, remedy=f"Set {field} to {len(by_label)} or more, or leave it out to use all.",
             )
+    images = _trained_on(config, counts["train"])
+    if config.batch_size is not None and config.batch_size > images:
+        raise BadConfig(
+            f"batch_size: expected at most the {images} pictures that are trained on. Received: {config.batch_size}.",
+            field="batch_size", remedy=f"Set batch_size to {images} or less, or leave it out.",
+        )
+    if 2 * config.devices > images > 0 and config.devices > 1:
+        raise BadConfig(
+            f"devices: expected at most {images // 2} for {images} pictures that are trained on. Received: {config.devices}.",
+            field="devices",
+        )
+    steps = config.epochs * steps_per_epoch(images, batch_size=config.batch_size or BATCH_SIZE, ranks=config.devices)
+    if config.warmup_steps > steps:
+        raise BadConfig(
+            f"warmup_steps: expected at most the {steps} steps of the training (epochs={config.epochs}, {images} pictures). "
+            f"Received: {config.warmup_steps}.",
+            field="warmup_steps", remedy=f"Set warmup_steps to {steps} or less, or epochs higher.",
+        )
 
 
 def draw(records: Sequence[Record], number: int | None, *, seed: int) -> list[Record]:
@@ -142,6 +148,15 @@ def facts(selected: Mapping[str, Sequence[Record]], labels: Sequence[str], confi
         turns = np.bincount(np.asarray(targets)[order(targets, seed=config.seed, epoch=0)], minlength=len(labels))
         said["turns_per_epoch"] = dict(zip(labels, turns.tolist(), strict=True))
     return said
+
+
+def _trained_on(config: TrainConfig, by_label: Mapping[str, int]) -> int:
+    """How many pictures `select` takes of a training split that has so many of each label."""
+    sizes = [size for size in by_label.values() if size]
+    drawn = sum(sizes) if config.n_train is None else config.n_train
+    if config.balance != "downsample" or not sizes:
+        return drawn
+    return min(*sizes, drawn // len(sizes)) * len(sizes)
 
 
 def _wanted(config: TrainConfig, split: str) -> int | None:

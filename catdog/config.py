@@ -126,7 +126,7 @@ class TrainConfig(BaseModel):
         None, ge=1, le=1000, description="Epochs between two steps of schedule=step. By default a third of all.",
     )
     step_factor: float = Field(0.1, gt=0, lt=1, description="What a step of schedule=step multiplies learning_rate with.")
-    warmup_steps: int = Field(0, ge=0, description="Steps over which learning_rate rises linearly from zero.")
+    warmup_steps: int = Field(0, ge=0, description="Steps over which learning_rate rises linearly from zero; no more than there are.")
     loss: Literal["cross_entropy", "bce_with_logits", "mse"] = Field("cross_entropy", description="What training makes small.")
     label_smoothing: float = Field(
         0.0, ge=0, lt=1, description="Share of the target that is spread over all labels while training; nothing is measured with it.",

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from catdog.errors import BadConfig, NoDevice
 from catdog.machine import Machine, Problem
-from catdog.settings import Settings
+from catdog.settings import Settings, ranks_here
 
 if TYPE_CHECKING:
     import torch
@@ -87,12 +87,14 @@ def cores() -> int:
 def choose(wanted: str, settings: Settings) -> Device:
     """Choose where to compute and set this process up for it: threads, memory, kernels that repeat. `wanted` is auto, cpu or cuda.
 
+    Several processes that train together on one machine part its cores among them.
+
     Raises:
         BadConfig, NoDevice: as `decide`.
     """
     import torch
 
-    threads = cores()
+    threads = max(1, cores() // ranks_here())
     torch.set_num_threads(threads)
     _keep_memory()
     torch.backends.cudnn.benchmark = False
@@ -295,7 +297,7 @@ def compiled(network: "nn.Module", *, wanted: bool) -> "Callable[[Tensor], Tenso
 
 
 def with_shared_statistics(network: "nn.Module", *, ranks: int, device: str) -> "nn.Module":
-    """The network with batch normalisation over the shares of all ranks: torch has it for GPUs alone."""
+    """The network with batch normalisation over the shards of all ranks: torch has it for GPUs alone."""
     if ranks == 1 or device == "cpu":
         return network
     from torch import nn

@@ -106,7 +106,7 @@ class Learner:
 
     def losses_of(self, logits: Tensor, parts: Sequence[tuple[Tensor, float]]) -> tuple[Tensor, Tensor]:
         """Of each image (N,): its loss, and its loss by the weight of its label. `parts` are the targets and how much of each is wanted."""
-        each = [(share * self.loss(logits, target), self.label_weights[target]) for target, share in parts]
+        each = [(lam * self.loss(logits, target), self.label_weights[target]) for target, lam in parts]
         return torch.stack([loss for loss, _ in each]).sum(dim=0), torch.stack([loss * weight for loss, weight in each]).sum(dim=0)
 
 

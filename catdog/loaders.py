@@ -27,6 +27,7 @@ from catdog.files import share_as_folder, write_atomically
 from catdog.images import Preprocess, decode
 from catdog.progress import Progress
 from catdog.ranks import ALONE, Ranks
+from catdog.schedules import steps_per_epoch
 
 CHUNK = 8
 """Images that one thread decodes and computes at a time: enough to amortise a call, few enough to share evenly."""
@@ -60,16 +61,11 @@ class Split:
         return Split(self.targets[list(positions)], lambda own, epoch: self.fetch([positions[one] for one in own], epoch), names)
 
     def plan(self, batch_size: int, order: Sequence[int] | None = None, *, ranks: int = 1) -> list[list[int]]:
-        """The positions of each batch, in `order` (default: as it lies).
-
-        A last batch of which a rank would have less than two images joins the batch before it: batch normalisation cannot take a single
-        one.
-        """
+        """The positions of each batch, in `order` (default: as it lies): steps_per_epoch says how many, the last one takes what is left."""
         positions = list(order) if order is not None else list(range(len(self)))
-        batches = [positions[start : start + batch_size] for start in range(0, len(positions), batch_size)]
-        if batch_size > 1 and len(batches) > 1 and len(batches[-1]) < 2 * ranks:
-            batches[-2:] = [batches[-2] + batches[-1]]
-        return batches
+        number = steps_per_epoch(len(positions), batch_size=batch_size, ranks=ranks)
+        ends = [batch_size * turn for turn in range(1, number)] + [len(positions)]
+        return [positions[batch_size * turn : ends[turn]] for turn in range(number)]
 
     def batches(
         self, planned: Sequence[Sequence[int]], *, skip: int = 0, epoch: int = 0, ranks: Ranks = ALONE,
@@ -79,7 +75,7 @@ class Split:
         The next batches are fetched while the caller works on this one. A position that the plan repeats is looked at anew each time.
         """
         looks = _looks(planned, epoch)
-        own = [(ranks.share(batch), ranks.share(look)) for batch, look in zip(planned, looks, strict=True)][skip:]
+        own = [(ranks.shard(batch), ranks.shard(look)) for batch, look in zip(planned, looks, strict=True)][skip:]
         pool = ThreadPoolExecutor(1, "fetch")
         try:
             fetched = _ahead(pool, lambda draws: devices.pinned(self._take(*draws)), own, AHEAD)
@@ -207,11 +203,11 @@ def pixels(pictures: Pictures, *, threads: int, cache: Cache | None = None) -> S
     def fetch(positions: Sequence[int], epoch: int) -> Tensor:
         batch = np.empty((len(positions), side, side, 3), dtype=np.uint8)
 
-        def share(start: int) -> None:
+        def chunk(start: int) -> None:
             for place in range(start, min(start + CHUNK, len(positions))):
                 batch[place] = pictures.view(picture(positions[place]), positions[place], epoch)
 
-        list(pool.map(share, range(0, len(positions), CHUNK)))
+        list(pool.map(chunk, range(0, len(positions), CHUNK)))
         return torch.from_numpy(batch)
 
     return Split(pictures.targets, fetch, pictures.names)

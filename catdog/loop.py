@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
-from catdog import balance, checkpoints, optimizers, replay
+from catdog import balance, checkpoints, micro_batches, optimizers, replay
 from catdog import device as devices
 from catdog.config import BATCH_SIZE, TrainConfig
 from catdog.errors import NonFiniteLoss
@@ -34,9 +34,6 @@ from catdog.progress import Progress
 from catdog.ranks import ALONE, Ranks
 from catdog.schedules import learning_rate
 from catdog.state import State
-
-MAX_HALVINGS = 3
-"""Of the micro-batch, where memory runs out."""
 
 
 def train(
@@ -130,7 +127,7 @@ def order_of(split: Split, config: TrainConfig, *, epoch: int) -> list[int]:
 
 
 def train_step(learner: Learner, inputs: Tensor, target: Tensor, *, images: int, state: State) -> None:
-    """One update from this rank's share of a batch of `images`: forward, is the loss finite, backward, clip, step. Counts it in `state`.
+    """One update from this rank's shard of a batch of `images`: forward, is the loss finite, backward, clip, step. Counts it in `state`.
 
     Each image's loss is multiplied by its label's weight, and the mean is over images, not over weights: a batch that happens to
     hold only common labels makes a small step. A batch goes through in micro-batches, whose gradients add up to those of the batch,
@@ -143,12 +140,12 @@ def train_step(learner: Learner, inputs: Tensor, target: Tensor, *, images: int,
     optimizers.set_training(learner.network)
     learner.ranks.reseed(learner.config.seed, state.step)
     mixed = mix(inputs, target, learner.config, step=state.step)
-    pieces, seen = _pieces(learner, images, state), []
+    pieces, seen = micro_batches.number_of(learner, images, state), []
     for number, part in enumerate(torch.arange(len(target)).tensor_split(pieces), 1):
         with learner.ranks.no_sync(learner.shared, is_last=number == pieces):
             with learner.autocast():
                 logits = learner.forward(mixed.inputs[part])
-                losses, weighted = learner.losses_of(logits, [(wanted[part], share) for wanted, share in mixed.parts])
+                losses, weighted = learner.losses_of(logits, [(wanted[part], lam) for wanted, lam in mixed.parts])
             mean = weighted.sum() / images
             if not torch.isfinite(learner.ranks.sum(mean.detach().clone())):
                 raise NonFiniteLoss(f"Expected a finite loss at step {state.step}. Received: {mean.item()}.", step=state.step)
@@ -188,7 +185,7 @@ def evaluate(
     ranks = ranks if len(split) >= ranks.size else ALONE
     answers: list[tuple[Tensor, Tensor, Tensor]] = []
     done = 0
-    for inputs, target in split.batches(split.plan(batch_size, ranks.share(range(len(split))))):
+    for inputs, target in split.batches(split.plan(batch_size, ranks.shard(range(len(split))))):
         logits, there = network(inputs.to(device, non_blocking=True)), target.to(device, non_blocking=True)
         answers.append((loss(logits, there).double(), logits, there))
         done += len(target) * ranks.size
@@ -197,14 +194,24 @@ def evaluate(
     return Answers(*(ranks.gather(torch.cat(parts), whole=len(split)).cpu() for parts in zip(*answers, strict=True)))
 
 
+def outcome(folder: Path) -> tuple[State, checkpoints.Checkpoint]:
+    """Where the training that left these checkpoints was last, and the checkpoint of its best epoch so far.
+
+    Raises:
+        CorruptCheckpoint: there is none.
+    """
+    newest = checkpoints.latest(folder, fence=-1)  # only looks
+    state = State.from_dict(newest.state) if newest else State()
+    return state, newest if newest and newest.step == state.best_step else checkpoints.at(folder, state.best_step)
+
+
 def best(folder: Path) -> checkpoints.Checkpoint:
     """The checkpoint of the best epoch so far.
 
     Raises:
         CorruptCheckpoint: there is none.
     """
-    newest = checkpoints.latest(folder, fence=-1)  # only looks
-    return checkpoints.at(folder, newest.state["best_step"] if newest else 0)
+    return outcome(folder)[1]
 
 
 def _resumed(learner: Learner, folder: Path, *, fence: int) -> State:
@@ -223,12 +230,6 @@ def _resumed(learner: Learner, folder: Path, *, fence: int) -> State:
     return state
 
 
-def stop_reason(folder: Path, config: TrainConfig) -> str | None:
-    """Why the training that left these checkpoints has ended: epochs, patience or max_minutes; None: it has not."""
-    newest = checkpoints.latest(folder, fence=-1)
-    return State.from_dict(newest.state).stop_reason(config) if newest else None
-
-
 def _step_that_fits(
     learner: Learner, inputs: Tensor, target: Tensor, *, batch: Sequence[int], split: Split, state: State, folder: Path,
 ) -> Iterator[Progress]:
@@ -245,25 +246,10 @@ def _step_that_fits(
             mixed = mix(inputs, target, learner.config, step=state.step)
             raise replay.explained(error, learner, mixed, names=names, random_state=before, folder=folder.parent) from error
         except RuntimeError as error:
-            size = -(-len(target) // _pieces(learner, len(batch), state))
-            if not devices.is_out_of_memory(error) or size < 4 or state.halvings == MAX_HALVINGS or learner.ranks.size > 1:
+            if not micro_batches.can_halve(learner, len(batch), state, because=error):
                 raise
         # Here, behind the except, the failed step's tensors are let go. What it did to batch statistics stays: a step's worth.
-        state.micro_batch, state.halvings = -(-size // 2), state.halvings + 1
-        yield Progress(
-            "warning", phase="training", step=state.step,
-            message=f"Out of memory with {size} images at once: going on with {state.micro_batch} at once, the same batch in one step.",
-        )
-
-
-def _pieces(learner: Learner, images: int, state: State) -> int:
-    """In how many micro-batches a batch goes through; ranks with a smaller share make as many.
-
-    Only where single images were asked for has one of them less than two: batch normalisation cannot take one.
-    """
-    share, asked = -(-images // learner.ranks.size), learner.config.micro_batch
-    most = min(state.micro_batch or share, asked or share)
-    return -(-share // most) if most == 1 else max(1, min(-(-share // most), images // learner.ranks.size // 2))
+        yield micro_batches.halve(learner, len(batch), state)
 
 
 def _measured(learner: Learner, split: Split, said: Progress) -> Generator[Progress, None, Measures]:

@@ -1,8 +1,8 @@
 """Ranks, join, spread, ALONE: the processes that share one training. torch.distributed does the work; torchrun starts them.
 
-Every rank has the whole network and takes its share of each batch; the gradients are those of the whole batch, so that n processes take
-the step that one would. But for two things: mixup and CutMix pair the images of a share, and a batch statistic (BatchNorm) is over a
-rank's own share on the CPU; on GPUs it is over the whole batch.
+Every rank has the whole network and takes its shard of each batch; the gradients are those of the whole batch, so that n processes take
+the step that one would. But for two things: mixup and CutMix pair the images of a shard, and a batch statistic (BatchNorm) is over a
+rank's own shard on the CPU; on GPUs it is over the whole batch.
 """
 
 import subprocess
@@ -43,7 +43,7 @@ class Ranks:
         """Whether this is the one that saves and speaks for all."""
         return self.rank == 0
 
-    def share(self, whole: Sequence[_T]) -> list[_T]:
+    def shard(self, whole: Sequence[_T]) -> list[_T]:
         """What of a sequence is this rank's."""
         return list(whole[self.rank :: self.size])
 
@@ -86,7 +86,7 @@ class Ranks:
         return said.item()
 
     def gather(self, own: Tensor, *, whole: int) -> Tensor:
-        """Of `whole` rows that were shared out by `share`: all of them in their order, from each rank's own (n, ...)."""
+        """Of `whole` rows that `shard` has parted: all of them in their order, from each rank's own (n, ...)."""
         if self.size == 1:
             return own
         most = -(-whole // self.size)
@@ -104,7 +104,6 @@ def join(device: str) -> Iterator[Ranks]:
     """Join the ranks that torchrun has started; by its environment each knows its number and where the others are."""
     distributed.init_process_group(devices.take_own_gpu(device), timeout=TIMEOUT)
     ranks = Ranks(distributed.get_rank(), distributed.get_world_size())
-    torch.set_num_threads(max(1, torch.get_num_threads() // ranks.size))
     try:
         yield ranks
     finally:

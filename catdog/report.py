@@ -9,20 +9,18 @@ import io
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from functools import lru_cache
 from itertools import islice
 from typing import Any
 
-import jinja2
 import numpy as np
 
 from catdog import datasets, images, shortcuts
 from catdog.census import Census
 from catdog.datasets import Record
 from catdog.images import Preprocess
-from catdog.labels import shown
 from catdog.plans import Plan
 from catdog.splits import SPLITS
+from catdog.templates import template
 
 FORMAT = 1
 MAX_IMBALANCE = 3.0
@@ -98,7 +96,7 @@ def page(summary: dict[str, Any], census: Census, read: Callable[[Record], bytes
         for finding in summary["findings"]
     ]
     groups = [[(place, _data_uri(read(by_name[place["name"]]))) for place in group[:SHOWN]] for group in summary["groups"][:LISTED // 10]]
-    text = _template().render(
+    text = template("report.html").render(
         summary=summary, findings=findings, shown=shown, kinds=kinds, groups=groups, listed=LISTED, splits=SPLITS,
         most=max(1, *(sum(counts.values()) for counts in _by_label(summary).values())), by_label=_by_label(summary),
     )
@@ -234,13 +232,3 @@ def _data_uri(data: bytes) -> str:
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=80)
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
-
-
-@lru_cache(maxsize=1)
-def _template() -> jinja2.Template:
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("catdog", "pages"), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["plain"] = shown
-    return environment.get_template("report.html")

@@ -29,6 +29,7 @@ from torch import nn
 from catdog import (
     balance,
     catalogue,
+    checkpoints,
     device,
     epochs,
     export,
@@ -270,7 +271,8 @@ def fill_cache(prepared: Prepared, split: str) -> Iterator[Progress]:
 
 def training(prepared: Prepared, *, fence: int) -> Iterator[Progress]:
     """The phase `training`: the loop, here or in several processes; each epoch's line goes to metrics.jsonl too."""
-    if loop.stop_reason(prepared.folder / "checkpoints", prepared.config) is not None:
+    newest = checkpoints.latest(prepared.folder / "checkpoints", fence=-1)  # only looks
+    if newest is not None and State.from_dict(newest.state).stop_reason(prepared.config) is not None:
         return  # an earlier attempt has come to its end
     if prepared.config.devices == 1:
         steps = train_as(ALONE, prepared, fence=fence)
@@ -296,14 +298,14 @@ def train_as(ranks: Ranks, prepared: Prepared, *, fence: int) -> Generator[Progr
 
 def testing(prepared: Prepared) -> Iterator[Progress]:
     """The phase `testing`: load the best epoch, evaluate val again and test for the first and only time."""
-    best = loop.best(prepared.folder / "checkpoints")
+    state, best = loop.outcome(prepared.folder / "checkpoints")
     prepared.network.to(prepared.device.name).load_state_dict(best.weights())
     path = prepared.folder / "metrics.json"
     if path.exists():
         return
     if prepared.frozen:
         yield from compute_features(prepared, "test", phase="testing")
-    config, state = prepared.config, State.from_dict(best.state)
+    config = prepared.config
     loss = losses.build(config.loss, labels=len(prepared.dataset.labels))
     metrics = {}
     for split in ("val", "test"):
@@ -311,7 +313,7 @@ def testing(prepared: Prepared) -> Iterator[Progress]:
             prepared.network, prepared.split(split), loss=loss, device=prepared.device.name, batch_size=config.batch_size or BATCH_SIZE,
         )
         metrics[split] = Measures.of(answers).to_dict(prepared.dataset.labels)
-    facts = {"best_epoch": state.best_epoch, "stop_reason": loop.stop_reason(prepared.folder / "checkpoints", config)}
+    facts = {"best_epoch": state.best_epoch, "stop_reason": state.stop_reason(config)}
     draw(prepared, metrics["test"])
     with write_atomically(path) as unfinished:
         unfinished.write_text(json.dumps({**facts, **metrics}, indent=2))

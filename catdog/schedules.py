@@ -1,4 +1,4 @@
-"""learning_rate: a pure function of the step, testable without a network."""
+"""learning_rate, steps_per_epoch: how far a step goes and how many there are; pure functions, testable without a network."""
 
 import math
 
@@ -20,3 +20,14 @@ def learning_rate(
         return highest * step_factor ** (step // step_size)
     done = (step - warmup_steps) / max(1, steps - warmup_steps)
     return highest * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+
+
+def steps_per_epoch(images: int, *, batch_size: int, ranks: int = 1) -> int:
+    """Into how many batches an epoch of `images` is cut.
+
+    A last batch of which one of `ranks` processes would have less than two images joins the batch before it: batch normalisation cannot
+    take a single one.
+    """
+    batches = -(-images // batch_size)
+    last = images - (batches - 1) * batch_size
+    return batches - (batches > 1 and batch_size > 1 and last < 2 * ranks)

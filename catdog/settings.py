@@ -1,4 +1,4 @@
-"""Settings, wait_passively, mlflow_server: where this machine keeps things, and its limits. The only file that touches the environment."""
+"""Settings, wait_passively, ranks_here, mlflow_server: where this machine keeps things. The only file that touches the environment."""
 
 import contextlib
 import os
@@ -267,6 +267,11 @@ def wait_passively() -> None:
     four busy processes share took 78 s spinning and 3 s sleeping (torch 2.15).
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
+def ranks_here() -> int:
+    """How many processes on this machine share the training that this one takes part in, as torchrun has told it; 1 without torchrun."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
 def mlflow_server() -> tuple[str, str] | None:

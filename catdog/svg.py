@@ -7,12 +7,10 @@ numbers, and words of catdog's own.
 import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import NamedTuple
 
-import jinja2
-
 from catdog.labels import shown
+from catdog.templates import template
 
 LETTERS = 24
 """The longest label that is written in full."""
@@ -74,7 +72,7 @@ class Picture:
 
     def svg(self) -> str:
         """The whole document."""
-        return _template().render(
+        return template("plot.svg").render(
             width=_at(self.width), height=_at(self.height), title=shown(self.title), about=shown(self.about), marks=self.marks,
         )
 
@@ -92,13 +90,3 @@ def width_of(text: str, size: float = 12) -> float:
 
 def _at(value: float) -> str:
     return f"{value:.1f}".removesuffix(".0")
-
-
-@lru_cache(maxsize=1)
-def _template() -> jinja2.Template:
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("catdog", "pages"), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["plain"] = shown
-    return environment.get_template("plot.svg")

@@ -73,7 +73,8 @@ for name in {TORCH_FREE!r}:
 
 
 def test_backward_stands_once() -> None:
-    calls = [f"{named(path)}: {line.strip()}" for path in SOURCES for line in path.read_text().splitlines() if ".backward(" in line]
+    trains = [path for path in SOURCES if not named(path).startswith("catdog/doctor/")]  # which looks at anyone's loop
+    calls = [f"{named(path)}: {line.strip()}" for path in trains for line in path.read_text().splitlines() if ".backward(" in line]
     assert len(calls) == 1 and calls[0].startswith("catdog/loop.py"), calls
 
 

@@ -111,6 +111,24 @@ def test_a_draw_without_a_picture_of_each_label_is_refused() -> None:
         balance.check(config(n_test=4), counts)
 
 
+@given(sizes=SIZES.filter(lambda sizes: sum(sizes) >= 4), share=st.floats(0, 1), how=st.sampled_from(["natural", "downsample", "sampler"]))
+def test_a_batch_or_a_warm_up_is_refused_from_just_above_what_there_is(sizes: list[int], share: float, how: str) -> None:
+    """Judged by the counts alone, without a picture in hand; the loop's own plan says how many steps there are."""
+    there, labels = records(sizes), LABELS[: len(sizes)]
+    fields: dict[str, Any] = {"n_train": max(2, len(sizes), round(share * len(there))), "balance": how, "epochs": 3}
+    images = len(balance.select(there, labels, config(**fields))["train"])
+    balance.check(config(**fields, batch_size=images), count(there, labels))
+    with pytest.raises(BadConfig, match=f"batch_size: expected at most the {images} pictures"):
+        balance.check(config(**fields, batch_size=images + 1), count(there, labels))
+
+    steps = 3 * len(Split(torch.zeros(images, dtype=torch.int64), lambda *_: torch.zeros(0)).plan(4))
+    fields |= {"batch_size": 4 if images >= 4 else None}
+    balance.check(config(**fields, warmup_steps=steps), count(there, labels))
+    with pytest.raises(BadConfig, match=rf"at most the {steps} steps .*\. Received: {steps + 1}\.") as caught:
+        balance.check(config(**fields, warmup_steps=steps + 1), count(there, labels))
+    assert caught.value.field == "warmup_steps" and f"Set warmup_steps to {steps} or less, or epochs higher" in caught.value.remedy
+
+
 @given(sizes=SIZES, seed=st.integers(0, 2**32 - 1), epoch=st.integers(0, 99))
 def test_every_label_has_as_many_turns_and_no_picture_comes_again_too_soon(sizes: list[int], seed: int, epoch: int) -> None:
     targets = torch.tensor([target for target, size in enumerate(sizes) for _ in range(size)])

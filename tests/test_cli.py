@@ -11,7 +11,8 @@ import pytest
 
 from catdog import __version__
 from catdog import run as phases
-from catdog.cli import EXIT_CODES, REPORTED_NAMES
+from catdog.cli.exits import EXIT_CODES
+from catdog.cli.terminal import REPORTED_NAMES
 from catdog.config import TrainConfig
 from catdog.errors import NoDevice
 from catdog.machine import Machine
@@ -54,6 +55,7 @@ def test_predict_before_any_model_exits_2(settings: Settings, finished: Finished
         ("epochs", "--set FIELD=VALUE"),
         ("model=resnet18", "catdog models fetch resnet18"),
         ("image_size=7", "image_size"),
+        ("warmup_steps=9999", "Set warmup_steps to "),
     ],
 )
 def test_a_config_that_cannot_work_exits_2_with_one_line(finished: Finished, tmp_path: Path, assignment: str, expected: str) -> None:

@@ -27,6 +27,19 @@ def test_cpu_is_chosen_when_asked_for_and_says_so() -> None:
     assert chosen.threads == torch.get_num_threads() == device.cores() <= len(os.sched_getaffinity(0))
 
 
+@pytest.mark.parametrize(("told", "threads"), [({}, 8), ({"LOCAL_WORLD_SIZE": "2", "WORLD_SIZE": "4"}, 4), ({"LOCAL_WORLD_SIZE": "9"}, 1)])
+def test_ranks_part_the_cores_of_their_own_machine(monkeypatch: pytest.MonkeyPatch, told: dict[str, str], threads: int) -> None:
+    """Two machines of two ranks each: a rank has half of its machine's cores, not a quarter."""
+    monkeypatch.setattr(device, "cores", lambda: 8)
+    for name, value in told.items():
+        monkeypatch.setenv(name, value)
+    before = torch.get_num_threads()
+    try:
+        assert device.choose("cpu", settings()).threads == torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+
+
 @pytest.mark.skipif(HAS_GPU, reason="there is a GPU here")
 def test_without_a_gpu_auto_takes_the_cpu_and_says_why_and_cuda_is_refused() -> None:
     assert device.choose("auto", settings()).name == "cpu"

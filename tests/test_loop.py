@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from catdog import balance, checkpoints, loop, losses
+from catdog import balance, checkpoints, loop, losses, micro_batches
 from catdog.config import TrainConfig
 from catdog.errors import NonFiniteLoss
 from catdog.learner import Learner
@@ -442,13 +442,13 @@ def test_a_checkpoint_inside_an_epoch_does_not_replace_that_of_its_end(tmp_path:
 
 @pytest.mark.parametrize(("images", "micro_batch", "pieces"), [(3, 2, 1), (5, 2, 2), (7, 3, 3), (8, 2, 4), (5, 1, 5), (1, 2, 1)])
 def test_no_micro_batch_is_of_one_image_unless_that_was_asked_for(images: int, micro_batch: int, pieces: int) -> None:
-    assert loop._pieces(learner_of(network(), batch_size=8, micro_batch=micro_batch), images, State()) == pieces
+    assert micro_batches.number_of(learner_of(network(), batch_size=8, micro_batch=micro_batch), images, State()) == pieces
 
 
 def test_what_fitted_into_memory_and_what_is_asked_for_both_bound_a_micro_batch() -> None:
     learner = learner_of(network(), batch_size=8, micro_batch=2)
-    assert loop._pieces(learner, 8, State(micro_batch=4)) == 4
-    assert loop._pieces(learner_of(network(), batch_size=8), 8, State(micro_batch=4)) == 2
+    assert micro_batches.number_of(learner, 8, State(micro_batch=4)) == 4
+    assert micro_batches.number_of(learner_of(network(), batch_size=8), 8, State(micro_batch=4)) == 2
 
 
 def test_all_that_has_ended_a_training_is_said() -> None:
@@ -462,8 +462,27 @@ def test_patience_ends_a_training_that_gets_no_better(tmp_path: Path) -> None:
     epochs = [p for p in train(tmp_path, **fields) if p.kind == "epoch"]
     val = [p.val_loss or 0 for p in epochs]
     assert len(epochs) < 30 and len(epochs) - 3 == epochs[-1].best_epoch == 1 + val.index(min(val))
-    assert loop.stop_reason(tmp_path, config(**fields)) == "patience"
+    assert loop.outcome(tmp_path)[0].stop_reason(config(**fields)) == "patience"
     assert list(train(tmp_path, network(3), fence=1, **fields)) == [], "and a resumed run has nothing left to do"
+
+
+@pytest.mark.parametrize("epochs", [1, 3])
+def test_the_outcome_of_a_training_is_told_by_opening_each_checkpoint_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, epochs: int,
+) -> None:
+    for _ in train(tmp_path, epochs=epochs, optimizer="sgd", learning_rate=1e-9):  # it does not get better than in the first
+        pass
+    opened: list[Path] = []
+    load = checkpoints.load
+
+    def watched(path: Path) -> checkpoints.Checkpoint:
+        opened.append(path)
+        return load(path)
+
+    monkeypatch.setattr(checkpoints, "load", watched)
+    state, best = loop.outcome(tmp_path)
+    assert (state.epoch, state.best_epoch, best.step) == (epochs, 1, 3)
+    assert [path.name for path in opened] == ["step-0000009", "step-0000003"][-min(epochs, 2):]
 
 
 def test_an_epoch_must_be_better_by_min_delta_to_be_waited_on() -> None:
@@ -489,7 +508,7 @@ def test_a_budget_ends_a_training_after_a_measured_epoch(tmp_path: Path) -> None
     said = list(train(tmp_path, **fields))
     assert [p.step for p in said if is_step(p)] == [1], "the first step uses it up"
     assert [p.epoch for p in said if p.kind == "epoch"] == [1] and loop.best(tmp_path).state["best_epoch"] == 1
-    assert loop.stop_reason(tmp_path, config(**fields)) == "max_minutes"
+    assert loop.outcome(tmp_path)[0].stop_reason(config(**fields)) == "max_minutes"
     more = train(tmp_path, network(3), fence=1, epochs=1000, max_minutes=1000)
     assert next(p.step for p in more if is_step(p)) == 2, "with more of it the training goes on"
     more.close()

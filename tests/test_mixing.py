@@ -22,12 +22,12 @@ def test_unasked_nothing_is_mixed() -> None:
     assert mixed.inputs is PIXELS and mixed.parts == [(TARGET, 1.0)]
 
 
-def test_mixup_blends_each_picture_with_its_neighbour_by_the_share_that_the_targets_have() -> None:
+def test_mixup_blends_each_picture_with_its_neighbour_by_the_lambda_that_the_targets_have() -> None:
     mixed = mix(PIXELS, TARGET, config(mixup=0.4), step=3)
-    (own, share), (partner, rest) = mixed.parts
-    assert share + rest == pytest.approx(1) and 0 < share < 1
+    (own, lam), (partner, rest) = mixed.parts
+    assert lam + rest == pytest.approx(1) and 0 < lam < 1
     assert torch.equal(own, TARGET) and torch.equal(partner, torch.tensor([1, 0, 1, 0, 1]))
-    torch.testing.assert_close(mixed.inputs, share * PIXELS.float() + rest * PIXELS.roll(1, 0).float())
+    torch.testing.assert_close(mixed.inputs, lam * PIXELS.float() + rest * PIXELS.roll(1, 0).float())
 
 
 @pytest.mark.parametrize("step", range(8))
@@ -36,13 +36,13 @@ def test_cutmix_puts_a_rectangle_of_the_neighbour_in_and_counts_its_pixels(step:
     kept = (mixed.inputs == PIXELS).all(dim=3)
     taken = (mixed.inputs == PIXELS.roll(1, 0)).all(dim=3)
     assert mixed.inputs.dtype == torch.uint8 and bool((kept | taken).all())
-    assert mixed.share == pytest.approx(kept[0].double().mean().item(), abs=0.02)
+    assert mixed.lam == pytest.approx(kept[0].double().mean().item(), abs=0.02)
 
 
 def test_the_same_step_is_mixed_in_the_same_way_and_another_in_another() -> None:
     wanted = config(mixup=0.4, cutmix=1.0)
-    shares = [mix(PIXELS, TARGET, wanted, step=step).share for step in range(20)]
-    assert shares == [mix(PIXELS, TARGET, wanted, step=step).share for step in range(20)]
-    assert len(set(shares)) > 15
+    lams = [mix(PIXELS, TARGET, wanted, step=step).lam for step in range(20)]
+    assert lams == [mix(PIXELS, TARGET, wanted, step=step).lam for step in range(20)]
+    assert len(set(lams)) > 15
     assert {mix(PIXELS, TARGET, wanted, step=step).inputs.dtype for step in range(20)} == {torch.uint8, torch.float32}
-    assert shares != [mix(PIXELS, TARGET, config(mixup=0.4, cutmix=1.0, seed=1), step=step).share for step in range(20)]
+    assert lams != [mix(PIXELS, TARGET, config(mixup=0.4, cutmix=1.0, seed=1), step=step).lam for step in range(20)]

@@ -50,17 +50,60 @@ with ranks.join("cpu") if distributed.is_torchelastic_launched() else nullcontex
         (folder / "epochs.json").write_text(json.dumps(said))
 """
 
+# With batch statistics, dropout, an average and pairs of images: all that a resumed rank must find again.
+RESUMED = """
+import sys
+from pathlib import Path
+import torch
+from torch import distributed
+from catdog import loop, ranks
+from catdog.loaders import Splits
+from tests.test_loop import config, is_step, network, split
 
-def train(folder: Path, *, ranks: int, micro_batch: int = 0) -> tuple[list[dict[str, Any]], dict[str, torch.Tensor]]:
+torch.set_num_threads(1)
+fields = {"batch_size": 6, "clip_norm": 0.5, "ema": 0.9, "balance": "sampler", "mixup": 0.3, "head_epochs": 1}
+with ranks.join("cpu") as joined:
+
+    def train(folder, *, fence, seed, until=None):
+        net, made = network(seed), []
+        splits = Splits(split(17, 1), split(7, 2), split(5, 3))
+        run = loop.train(net, splits, config(**fields), labels=2, device="cpu", folder=folder, fence=fence, ranks=joined)
+        for progress in run:
+            if is_step(progress):
+                made.append(progress.step)
+                if progress.step == until:
+                    run.close()
+        distributed.barrier()  # what the first has saved is there for all
+        return net.state_dict(), made
+
+    whole, made = train(Path(sys.argv[1], "whole"), fence=1, seed=0)
+    assert made == list(range(1, 10)), made
+    for stop in (1, 4, 6):
+        folder = Path(sys.argv[1], f"after-{stop}")
+        train(folder, fence=1, seed=0, until=stop)
+        resumed, made = train(folder, fence=2, seed=77 + joined.rank)
+        assert made == list(range(stop + 1, 10)), made
+        assert all(torch.equal(value, resumed[name]) for name, value in whole.items()), stop
+        best, again = (loop.best(one).weights() for one in (folder.with_name("whole"), folder))
+        assert all(torch.equal(value, again[name]) for name, value in best.items()), stop
+"""
+
+
+def launch(program: str, folder: Path, *arguments: str, ranks: int) -> None:
+    """Run a program, which is told `folder`, in so many processes, and see that all went well."""
     folder.mkdir()
-    (folder / "golden.py").write_text(GOLDEN)
+    (folder / "program.py").write_text(program)
     torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"] if ranks > 1 else []
     root = Path(__file__).parent.parent
     done = subprocess.run(
-        [sys.executable, *torchrun, str(folder / "golden.py"), str(folder), str(micro_batch)], cwd=root, capture_output=True, text=True,
+        [sys.executable, *torchrun, str(folder / "program.py"), str(folder), *arguments], cwd=root, capture_output=True, text=True,
         env={"PYTHONPATH": str(root), "PATH": "/usr/bin:/bin"}, check=False,
     )
     assert done.returncode == 0, done.stderr
+
+
+def train(folder: Path, *, ranks: int, micro_batch: int = 0) -> tuple[list[dict[str, Any]], dict[str, torch.Tensor]]:
+    launch(GOLDEN, folder, str(micro_batch), ranks=ranks)
     newest = max((folder / "checkpoints" / "0").glob("step-*"))
     weights = {
         f"{name}/{key}": value for name in ("weights", "average") for key, value in load_file(newest / f"{name}.safetensors").items()
@@ -78,7 +121,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[dict[str, Any]
 def test_two_processes_train_as_one_does(
     alone: tuple[list[dict[str, Any]], dict[str, torch.Tensor]], tmp_path: Path, micro_batch: int,
 ) -> None:
-    """Ragged batches, ragged shares, a validation of seven for two: the same weights, averages and figures to 1e-5."""
+    """Ragged batches, ragged shards, a validation of seven for two: the same weights, averages and figures to 1e-5."""
     epochs, weights = alone
     shared_epochs, shared_weights = train(tmp_path / "two", ranks=2, micro_batch=micro_batch)
     assert len(epochs) == len(shared_epochs) == 3
@@ -90,12 +133,18 @@ def test_two_processes_train_as_one_does(
         torch.testing.assert_close(shared_weights[name], value, rtol=0, atol=1e-5)
 
 
+def test_two_processes_that_were_stopped_go_on_to_the_weights_of_two_that_were_not(tmp_path: Path) -> None:
+    """Bit for bit, stopped inside an epoch and before its validation; the program compares."""
+    launch(RESUMED, tmp_path / "two", ranks=2)
+    assert len(list((tmp_path / "two").glob("after-*/*/step-*/MANIFEST.json"))) >= 3
+
+
 @given(images=st.integers(0, 40), size=st.integers(1, 5))
-def test_shares_are_parts_of_the_whole(images: int, size: int) -> None:
-    shares = [Ranks(rank, size).share(range(images)) for rank in range(size)]
-    assert sorted(position for share in shares for position in share) == list(range(images))
-    assert max(map(len, shares)) - min(map(len, shares)) <= 1
-    assert ALONE.share(range(images)) == list(range(images))
+def test_shards_are_parts_of_the_whole(images: int, size: int) -> None:
+    shards = [Ranks(rank, size).shard(range(images)) for rank in range(size)]
+    assert sorted(position for shard in shards for position in shard) == list(range(images))
+    assert max(map(len, shards)) - min(map(len, shards)) <= 1
+    assert ALONE.shard(range(images)) == list(range(images))
 
 
 @pytest.fixture

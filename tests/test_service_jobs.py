@@ -50,6 +50,7 @@ def test_a_job_is_accepted_and_shows_every_value(shared_service: Service, datase
 
 @pytest.mark.parametrize(("fields", "code", "pointer"), [
     ({"learning_rate": -1}, "config", "/learning_rate"),
+    ({"warmup_steps": 9999}, "config", "/warmup_steps"),
     ({"publish": {"alias": "UPPER"}}, "config", "/publish/alias"),
     ({"unknown": 1}, "config", "/unknown"),
     ({"model": "resnet19"}, "config", "/model"),

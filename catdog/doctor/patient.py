@@ -136,6 +136,8 @@ class Patient:
     intent: Intent = field(default_factory=Intent)
     seconds_per_pass: float = 0.0
     """How long a forward and backward pass of the batch takes here; measured at the beginning of a visit."""
+    known: dict[str, Any] = field(default_factory=dict)
+    """What one examination of a visit has found out and another need not find out again."""
 
     @property
     def labels(self) -> int:

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from catdog.device import random_state, restore_random_state
 from catdog.doctor.patient import Patient
 
 
@@ -73,9 +74,7 @@ def _said(patient: Patient) -> Iterator[Any]:
     for owner in (patient.scheduler, patient.scaler):
         yield owner and owner.state_dict()
     yield torch.is_grad_enabled()
-    yield _bytes(torch.get_rng_state())
-    yield [_bytes(state) for state in torch.cuda.get_rng_state_all()] if torch.cuda.is_initialized() else None  # type: ignore[no-untyped-call]
-    yield random.getstate(), [str(part) if isinstance(part, (str, int, float)) else part.tobytes() for part in np.random.get_state()]
+    yield from map(_bytes, random_state().values())
     yield [_state_of(generator) for generator in _own_generators(patient)]
 
 
@@ -162,16 +161,11 @@ def _grad_mode(enabled: bool) -> Callable[[], None]:
 
 
 def _generators(patient: Patient) -> Callable[[], None]:
-    cpu, numpy, python = torch.get_rng_state(), np.random.get_state(), random.getstate()
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []  # type: ignore[no-untyped-call]
+    state_of_all = random_state()
     own = [(generator, _state_of(generator)) for generator in _own_generators(patient)]
 
     def restore() -> None:
-        torch.set_rng_state(cpu)
-        for number, state in enumerate(cuda):
-            torch.cuda.set_rng_state(state, number)
-        np.random.set_state(numpy)
-        random.setstate(python)
+        restore_random_state(state_of_all)
         for generator, state in own:
             if isinstance(generator, np.random.Generator):
                 generator.bit_generator.state = state

@@ -7,7 +7,7 @@ code from a string) a place still has its name and number, and nothing is said o
 import ast
 import linecache
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -142,3 +142,70 @@ def _functions(tree: ast.Module) -> list[ast.FunctionDef | ast.AsyncFunctionDef]
 
 def _length(node: ast.stmt) -> int:
     return (node.end_lineno or node.lineno) - node.lineno
+
+
+def class_place(owner: type, attribute: str) -> Place | None:
+    """The line of the class, or of one that it inherits from, that says `self.attribute = `."""
+    for each in owner.__mro__:
+        for function, nodes in _methods(each):
+            for node in nodes:
+                if isinstance(node, ast.Attribute) and node.attr == attribute and isinstance(node.ctx, ast.Store):
+                    return Place(function.file, node.lineno, function.function)
+    return None
+
+
+def forward_names(owner: type, attribute: str) -> bool | None:
+    """Whether the class whose forward runs names `self.attribute` in it, or in a method that it calls; None: its text cannot be read.
+
+    A method that looks attributes up by a computed name, or goes through all children, counts as naming every one.
+    """
+    runs = next(each for each in owner.__mro__ if "forward" in vars(each))
+    methods = {place.function: nodes for place, nodes in _methods(runs)}
+    if "forward" not in methods:
+        return None
+    seen: set[str] = set()
+    waiting = ["forward"]
+    while waiting:
+        seen.add(method := waiting.pop())
+        for node in methods[method]:
+            said = node.attr if isinstance(node, ast.Attribute) else node.id if isinstance(node, ast.Name) else None
+            if said == attribute or said in _ANY or (isinstance(node, ast.Constant) and node.value == attribute):
+                return True
+            if said in methods and said not in seen:
+                waiting.append(said)
+    return False
+
+
+_ANY = {
+    "getattr", "vars", "children", "named_children", "modules", "named_modules", "_modules", "parameters", "named_parameters",
+    "get_submodule", "get_parameter", "__dict__", "super",
+}
+"""Names by which a method can mean any attribute."""
+
+
+def _methods(owner: type) -> Iterator[tuple[Place, list[ast.AST]]]:
+    """The methods that stand in a class, each with all its nodes."""
+    module = sys.modules.get(owner.__module__)
+    tree = parsed(file) if (file := getattr(module, "__file__", None)) else None
+    for node in ast.walk(tree) if tree is not None else []:
+        if isinstance(node, ast.ClassDef) and node.name == owner.__name__:
+            for function in node.body:
+                if isinstance(function, (ast.FunctionDef, ast.AsyncFunctionDef)):
+                    yield Place(str(file), function.lineno, function.name), list(ast.walk(function))
+
+
+def line_naming(place: Place, names: Sequence[str], *, until: int | None = None) -> Place | None:
+    """The first line that speaks of one of `names`: of the `with` around a place, or of its function from the place to line `until`."""
+    statement = Statement.at(place)
+    if statement is None:
+        return None
+    around = [
+        item.context_expr for node in ast.walk(statement.function) if isinstance(node, (ast.With, ast.AsyncWith))
+        if node.lineno <= place.line <= (node.end_lineno or node.lineno) for item in node.items
+    ]
+    inside = [node for expression in around for node in ast.walk(expression)]
+    behind = [node for node in ast.walk(statement.function) if place.line <= getattr(node, "lineno", 0) <= (until or sys.maxsize)]
+    for node in (*inside, *sorted(behind, key=lambda node: getattr(node, "lineno", 0))):
+        if isinstance(node, (ast.Attribute, ast.Name)) and (node.attr if isinstance(node, ast.Attribute) else node.id) in names:
+            return Place(place.file, node.lineno, place.function)
+    return None

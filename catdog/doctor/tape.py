@@ -73,6 +73,8 @@ def recording(patient: Patient, *, on_event: Callable[[Event], None] | None = No
     tape = Tape()
 
     def note(kind: Kind, of: Any) -> None:
+        if torch._C._current_graph_task_id() != -1:
+            return  # a checkpoint that computes its part again, inside a backward
         event = Event(kind, caller(), of)
         tape.events.append(event)
         if on_event is not None:

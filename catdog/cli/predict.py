@@ -1,0 +1,58 @@
+"""predict: what is on pictures, by a model package or a published model."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from catdog.cli.terminal import out
+from catdog.errors import BadInput, CatdogError, NoModel
+from catdog.settings import Settings
+
+
+def predict(
+    files: Annotated[list[Path], typer.Argument(help="Pictures: JPEG, PNG, WebP, GIF or BMP.")],
+    package: Annotated[Path | None, typer.Option(help="A model package; by default the published model that `--alias` names.")] = None,
+    alias: Annotated[str, typer.Option(help="The published model to ask.")] = "champion",
+    as_json: Annotated[bool, typer.Option("--json", help="One line of JSON a picture.")] = False,
+) -> None:
+    """Say what is on pictures."""
+    from catdog.inference import Predictor
+
+    if package is not None and not (package / "package.json").is_file():
+        raise BadInput(f"Expected a model package, a folder with a package.json. Received: {package}.", remedy="Look at the path.")
+    settings = Settings.load()
+    predictor = Predictor.load(package or _published(alias, settings), device=settings.device)
+    wrong = 0
+    for file in files:
+        try:
+            prediction = predictor.predict_file(file)
+        except (BadInput, CatdogError, OSError) as error:
+            wrong += 1
+            sys.stderr.write(f"{file}: {error}\n")
+            continue
+        if as_json:
+            answer = {"file": str(file), "label": prediction.label, "probabilities": prediction.probabilities}
+            out.print(json.dumps(answer), soft_wrap=True)
+        else:
+            out.print(f"{file}: {prediction.label} {prediction.confidence:.3f}", soft_wrap=True)
+    if wrong:
+        raise typer.Exit(2)
+
+
+def _published(alias: str, settings: Settings) -> Path:
+    from catdog.database import create_engine, migrate
+    from catdog.registry import Registry
+
+    nothing = NoModel(f"Expected a published model with the alias {alias!r}. Received: none in {settings.root}.")
+    if not settings.root.is_dir():
+        raise nothing
+    engine = create_engine(settings.database)
+    migrate(engine)
+    registry = Registry(engine)
+    version = registry.aliases().get(alias)
+    if version is None:
+        raise nothing
+    return settings.models / registry.get(version).digest
