@@ -15,14 +15,18 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import Progress
 
+from catdog.doctor import BUDGET
 from tests.mutations import pictures
+from tests.mutations.baselines import CODES
 from tests.mutations.examiners import EXAMINERS
 from tests.mutations.mutants import HOSTS, PUBLIC, read_all
 from tests.mutations.runs import Row, Run, in_processes, make_pretrained, runs_of
-from tests.mutations.table import by_group, by_mutant, in_a_line, judge, of_proof
+from tests.mutations.table import by_group, by_mutant, in_a_line, judge, of_proof, only
 
-LIMIT = 180.0
+LIMIT = 600.0
 """Seconds of one run before it is killed."""
+
+SEEDS = 3
 
 
 def main() -> None:
@@ -32,14 +36,14 @@ def main() -> None:
     console, rows = Console(highlight=False, soft_wrap=True), _rows(asked.out)
     cache = pictures.cache_folder()
     for examiner in ["proof"] if asked.qa else asked.examiner.split(","):
-        groups = runs_of(mutants, hosts=asked.hosts, seeds=1 if asked.qa else asked.seeds, examiner=examiner)
+        groups = runs_of(mutants, hosts=asked.hosts, seeds=asked.seeds or (1 if asked.qa else SEEDS), examiner=examiner)
         runs = [run for group in groups[asked.shard[0] - 1 :: asked.shard[1]] for run in group]
         missing = [run for run in runs if run.key not in rows]
         if any(run.host == "R" for run in missing):
             make_pretrained(cache)
         with Progress(console=console) as progress, asked.out.open("a") as file:
             task = progress.add_task(examiner, total=len(runs), completed=len(runs) - len(missing))
-            for row in in_processes(missing, cache=cache, at_once=asked.at_once, limit=asked.limit):
+            for row in in_processes(missing, cache=cache, at_once=asked.at_once, limit=asked.limit, budget=asked.budget):
                 rows[row["key"]] = row
                 file.write(json.dumps(row) + "\n")
                 file.flush()
@@ -48,6 +52,8 @@ def main() -> None:
 
 
 def _said_by(examiner: str, runs: list[Run], rows: dict[str, Row]) -> str:
+    if examiner in CODES:
+        return "\n".join(_said_by(code, runs, {key: only(row, code) for key, row in rows.items()}) for code in CODES[examiner])
     mutated = [(run, rows[run.key], rows[run.twin.key]) for run in runs if run.mutant]
     if examiner == "proof":
         return of_proof(mutated)
@@ -73,12 +79,13 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--mutants", type=Path, default=PUBLIC, metavar="FOLDER", help="of JSON files; by default the public ones")
     parser.add_argument("--only", default="", metavar="IDS", help="of these mutants only, as P01,P02")
     parser.add_argument("--hosts", default=",".join(HOSTS), help="which hosts, as U,R (default: %(default)s)")
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, help=f"by default {SEEDS}, of a proof one")
     parser.add_argument("--shard", type=_shard, default=(1, 1), metavar="I/N", help="the I-th of N parts that have nothing in common")
     parser.add_argument("--out", type=Path, default=Path("mutations.jsonl"), metavar="FILE", help="of the rows (default: %(default)s)")
     parser.add_argument("--examiner", default="doctor", help=f"one or more of {', '.join(name for name in EXAMINERS if name != 'proof')}")
     parser.add_argument("--at-once", type=int, default=len(os.sched_getaffinity(0)), help="runs side by side (default: one for each core)")
     parser.add_argument("--limit", type=float, default=LIMIT, help="seconds of one run (default: %(default)s)")
+    parser.add_argument("--budget", type=float, default=BUDGET, help="seconds of a visit (default: %(default)s); more on a busy machine")
     parser.add_argument("--qa", action="store_true", help="prove the mutants instead")
     return parser.parse_args()
 

@@ -5,7 +5,7 @@
     torch-audit   autopatch around five of the host's own steps
     ruff          F841 over the host's files: a local variable that is assigned and never read
     overfit       "overfit one batch" alone: 60 of the host's own steps on eight pictures
-    spike, trend, anomaly   of the curves of a whole training, after TrainCheck's comparison (OSDI'25, section 5.1)
+    curves        spike, trend and anomaly in the losses of a whole training, after TrainCheck's comparison (OSDI'25, section 5.1)
 
 The packages lie in a folder beside the environment (`make mutations`); one that is not there fails each of its runs, and the table says so.
 """
@@ -27,6 +27,8 @@ from catdog.doctor.visit import probe
 from tests.mutations.patients import Host, patient_of
 
 Finding = dict[str, Any]
+Examiner = Callable[[Path, float], dict[str, Any]]
+"""(the host's folder, seconds it has) -> its part of a row."""
 STEPS = 60
 AUDITED = 5
 WINDOW = 10
@@ -41,7 +43,7 @@ def _finding(code: str, severity: str, message: str, what: str = "") -> Finding:
     return {"code": code, "severity": severity, "message": message, "what": what, "where": None}
 
 
-def torchtest2(folder: Path) -> dict[str, Any]:
+def torchtest2(folder: Path, budget: float) -> dict[str, Any]:
     from torchtest2 import check_model
 
     patient = patient_of(folder)
@@ -50,7 +52,7 @@ def torchtest2(folder: Path) -> dict[str, Any]:
     return {"findings": findings + [_finding(one.name, "warning", one.message) for one in report.warnings]}
 
 
-def preflight_ml(folder: Path) -> dict[str, Any]:
+def preflight_ml(folder: Path, budget: float) -> dict[str, Any]:
     from preflight import run_checks
 
     patient = patient_of(folder)
@@ -64,7 +66,7 @@ def preflight_ml(folder: Path) -> dict[str, Any]:
     return {"findings": [_finding(one.name, severity[one.severity.value], one.message) for one in results if not one.passed]}
 
 
-def torch_audit(folder: Path) -> dict[str, Any]:
+def torch_audit(folder: Path, budget: float) -> dict[str, Any]:
     from torch_audit import autopatch
 
     patient = patient_of(folder)
@@ -78,13 +80,13 @@ def torch_audit(folder: Path) -> dict[str, Any]:
     }
 
 
-def ruff(folder: Path) -> dict[str, Any]:
+def ruff(folder: Path, budget: float) -> dict[str, Any]:
     command = ["ruff", "check", "--isolated", "--no-cache", "--select", "F841", "--output-format", "json", str(folder)]
     found = subprocess.run([sys.executable, "-m", *command], capture_output=True, text=True, check=False)
     return {"findings": [_finding(one["code"], "error", one["message"], Path(one["filename"]).name) for one in json.loads(found.stdout)]}
 
 
-def overfit(folder: Path) -> dict[str, Any]:
+def overfit(folder: Path, budget: float) -> dict[str, Any]:
     """As Karpathy's recipe has it: eight pictures must be learned by heart."""
     patient = patient_of(folder)
     batch = probe(patient)
@@ -105,7 +107,7 @@ def _loss(patient: Patient, batch: Any) -> float:
     return float(patient.loss(patient.model(inputs), target)) if patient.loss is not None else math.nan
 
 
-def _curves(folder: Path) -> tuple[list[float], list[Mapping[str, float]]]:
+def _drawn(folder: Path) -> tuple[list[float], list[Mapping[str, float]]]:
     """The loss of every step and the record of every epoch of the host's own training."""
     host, losses = Host(folder), list[float]()
     original = host.train.train_step
@@ -142,15 +144,15 @@ def _anomalies(losses: Sequence[float], history: Sequence[Mapping[str, float]]) 
     return f"the loss jumps at the steps {far}" if far else ""
 
 
-def _of_curves(name: str, detector: Callable[[Sequence[float], Sequence[Mapping[str, float]]], str]) -> Callable[[Path], dict[str, Any]]:
-    def look(folder: Path) -> dict[str, Any]:
-        message = detector(*_curves(folder))
-        return {"findings": [_finding(name, "error", message)] if message else []}
+def curves(folder: Path, budget: float) -> dict[str, Any]:
+    """Three detectors of one training, each with a code of its own."""
+    drawn = _drawn(folder)
+    said = {"spike": _spikes(*drawn), "trend": _trends(*drawn), "anomaly": _anomalies(*drawn)}
+    return {"findings": [_finding(code, "error", message) for code, message in said.items() if message]}
 
-    return look
 
-
-BASELINES: Mapping[str, Callable[[Path], dict[str, Any]]] = {
-    "torchtest2": torchtest2, "preflight-ml": preflight_ml, "torch-audit": torch_audit, "ruff": ruff, "overfit": overfit,
-    "spike": _of_curves("spike", _spikes), "trend": _of_curves("trend", _trends), "anomaly": _of_curves("anomaly", _anomalies),
+BASELINES: Mapping[str, Examiner] = {
+    "torchtest2": torchtest2, "preflight-ml": preflight_ml, "torch-audit": torch_audit, "ruff": ruff, "overfit": overfit, "curves": curves,
 }
+CODES: Mapping[str, Sequence[str]] = {"curves": ("spike", "trend", "anomaly")}
+"""Of those that are several in one: each is judged by itself."""

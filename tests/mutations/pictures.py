@@ -37,7 +37,7 @@ class Variant:
 
 VARIANTS = {
     "mixed": Variant(sides=(64, 72, 80)),
-    "photos": Variant(sides=(600,)),
+    "photos": Variant(sides=(400,)),
     "elsewhere": Variant(sides=(64, 72, 80)),
     "mislabelled": Variant(sides=(64, 72, 80), wrong=0.35),
 }

@@ -14,7 +14,7 @@ SERVED = 12
 """Pictures of the test split that are asked about."""
 
 
-def observe(folder: Path) -> dict[str, Any]:
+def observe(folder: Path, budget: float) -> dict[str, Any]:
     """Train a host as its own script does and serve it; returns what can be seen of it."""
     host = Host(folder)
     history, test = host.train.main(folder / "config.json", folder)

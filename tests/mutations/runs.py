@@ -68,8 +68,11 @@ def runs_of(mutants: Sequence[Mutant], *, hosts: str, seeds: int, examiner: str)
     return list(groups.values())
 
 
-def in_processes(runs: Sequence[Run], *, cache: Path, at_once: int, limit: float) -> Iterator[Row]:
-    """Make runs, `at_once` side by side; yields their rows as they come. A run of more than `limit` seconds is killed."""
+def in_processes(runs: Sequence[Run], *, cache: Path, at_once: int, limit: float, budget: float) -> Iterator[Row]:
+    """Make runs, `at_once` side by side; yields their rows as they come. A run of more than `limit` seconds is killed.
+
+    The examiner is told that it has `budget` seconds.
+    """
     os.environ["OMP_NUM_THREADS"] = "1"
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["tests.mutations.runs", "torchvision.transforms"])
@@ -78,7 +81,7 @@ def in_processes(runs: Sequence[Run], *, cache: Path, at_once: int, limit: float
         while waiting or living:
             while waiting and len(living) < at_once:
                 ours, theirs = context.Pipe(duplex=False)
-                process: BaseProcess = context.Process(target=_make, args=(waiting[-1], cache, theirs))
+                process: BaseProcess = context.Process(target=_make, args=(waiting[-1], cache, budget, theirs))
                 process.start()
                 theirs.close()
                 living[ours] = (waiting.pop(), process, time.monotonic())
@@ -113,8 +116,9 @@ def _end(process: BaseProcess) -> None:
     process.join()
 
 
-def _make(run: Run, cache: Path, answer: Connection) -> None:
+def _make(run: Run, cache: Path, budget: float, answer: Connection) -> None:
     os.setpgrp()
+    multiprocessing.set_start_method("fork", force=True)  # as in every user's script; here it would be that of this bench
     torch.set_num_threads(1)
     folder = Path(tempfile.mkdtemp(prefix="host-"))
     tempfile.tempdir = str(folder)
@@ -127,7 +131,7 @@ def _make(run: Run, cache: Path, answer: Connection) -> None:
         write_host(code, run.host, config_of(run, cache), run.mutant, pictures.draw(run.setting.get("pictures", "mixed"), cache))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            said = EXAMINERS[run.examiner](code)
+            said = EXAMINERS[run.examiner](code, budget)
         used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
         cpu = sum(one.ru_utime + one.ru_stime for one in used)
         answer.send({"outcome": "done", "seconds": round(time.monotonic() - began, 2), "cpu": round(cpu, 2), **said})

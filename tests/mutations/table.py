@@ -56,6 +56,11 @@ def errors(row: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     return [one for one in row.get("findings", []) if one["severity"] == "error"]
 
 
+def only(row: Mapping[str, Any], code: str) -> dict[str, Any]:
+    """A row with the findings of one code."""
+    return {**row, "findings": [one for one in row.get("findings", []) if one["code"] == code]}
+
+
 def text_of(finding: Mapping[str, Any]) -> str:
     """What of a finding has to name the culprit: not the evidence, not the remedy."""
     return f"{finding['what']} {finding['where'] or ''} {finding['message']}"
