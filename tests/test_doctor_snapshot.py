@@ -489,17 +489,17 @@ def test_lazy_networks_are_lazy_afterwards() -> None:
     assert is_lazy(model.get_parameter("2.weight"))
 
 
-@pytest.mark.parametrize("thing", [several_groups().optimizer, AveragedModel(small()), several_groups().scheduler])
-def test_one_thing_has_a_way_back(thing: Any) -> None:
-    """Of an optimizer, a network, a scheduler that a step alone knows."""
-    before = str(thing.state_dict())
-    restore = way_back(thing)
-    if isinstance(thing, nn.Module):
-        thing.get_parameter("module.0.weight").data.add_(1)
-    else:
-        thing.load_state_dict({**thing.state_dict(), "last_epoch": 7})
-        for group in getattr(thing, "optimizer", thing).param_groups:
-            group["lr"] = 9.0
-    assert str(thing.state_dict()) != before
-    restore()
-    assert str(thing.state_dict()) == before
+def test_a_thing_beside_the_patient_has_a_way_back_of_its_own() -> None:
+    model = small()
+    patient = made(model)
+    average, other = AveragedModel(model), SGD([*model.parameters(), nn.Parameter(torch.ones(1))], lr=0.1)
+    kept = [str(one.state_dict()) for one in (average, other, model)]
+    ways = [way_back(thing, patient) for thing in (average, other)]
+    patient.train_step()
+    average.update_parameters(model)
+    other.param_groups[0]["lr"] = 9.0
+    for restore in ways:
+        restore()
+    assert kept[:2] == [str(one.state_dict()) for one in (average, other)]
+    assert kept[2] != str(model.state_dict())
+    assert other.param_groups[0]["params"][0] is model[0].weight

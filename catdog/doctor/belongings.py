@@ -65,15 +65,17 @@ class Belongings:
     def of(cls, patient: Patient) -> "Belongings":
         """Go through a patient."""
         found = cls()
-        found._go((patient.model, patient.loss, patient.optimizer, patient.scheduler, patient.scaler), "state")
+        found._go(_open(patient), "state")
         found._go((patient.batch, patient.step, patient.evaluate, patient.schedule), "loose")
         found._go((patient.data, patient.training, patient.serving), "data")
         return found
 
     @classmethod
-    def of_one(cls, thing: Any) -> "Belongings":
-        """Go through one thing that has a state: a module, an optimizer, a scheduler."""
-        found = cls()
+    def beside(cls, patient: Patient, thing: Any) -> "Belongings":
+        """Go through a thing that has a state, a second optimizer of a step for one; what is openly the patient's is left out."""
+        known = cls()
+        known._go(_open(patient), "state")
+        found = cls(numbers=known.numbers)
         found._go((thing,), "state")
         return found
 
@@ -138,6 +140,10 @@ class Belongings:
                 if name in thing.__globals__:
                     self.names.append((thing.__globals__, name))
                     yield thing.__globals__[name]
+
+
+def _open(patient: Patient) -> tuple[Any, ...]:
+    return patient.model, patient.loss, patient.optimizer, patient.scheduler, patient.scaler
 
 
 EMPTY = object()

@@ -49,10 +49,10 @@ class Snapshot:
         torch._C._set_grad_enabled(self.records_gradients)
 
 
-def way_back(thing: Any) -> Way:
-    """What puts one thing, and all that it holds, back as it is now: an optimizer, a module, a scheduler."""
+def way_back(thing: Any, patient: Patient) -> Way:
+    """What puts a thing beside the patient, and all that it holds, back as it is now: a step's second optimizer, scaler or average."""
     with _plain():
-        ways = tuple(_ways(Belongings.of_one(thing)))
+        ways = tuple(_ways(Belongings.beside(patient, thing)))
     return lambda: _go(ways)
 
 
