@@ -92,7 +92,7 @@ def recording(patient: Patient, *, on_event: Callable[[Event], None] | None = No
         event = Event(kind, caller(), of, given)
         tape.events.append(event)
         if kind in ("step", "schedule", "scale", "attempt", "average") and not _is_kept(patient, of):
-            ways_back.setdefault(id(of), way_back(of))
+            ways_back.setdefault(id(of), way_back(of, patient))
         if on_event is not None:
             on_event(event)
 
