@@ -18,6 +18,7 @@ from torchvision import models as zoo
 from catdog import models
 from catdog.doctor import Data, DataSplit, Intent, Patient, Report, parity
 from catdog.doctor.model import EXAMINATIONS
+from catdog.doctor.redraw import settle
 from catdog.doctor.visit import visit
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -179,6 +180,12 @@ class Rounded(Tokens):
         return tokens
 
 
+class Compared(Tokens):
+    def mix(self, tokens: Tensor) -> Tensor:
+        mixed = super().mix(tokens)
+        return tokens * (mixed > 0) + 0 * mixed.sum()  # a comparison has none
+
+
 class Dead(Tokens):
     def __init__(self) -> None:
         super().__init__()
@@ -233,6 +240,7 @@ def line(kind: type, text: str) -> str:
         (AlwaysDropping, "M11", "dropout", "# always active"), (DropsNothing, "M11", "drop", "# for nothing"),
         (Mixed, "M09", "Mixed", "# over the batch"), (OverTheBatch, "M09", "OverTheBatch", "# over the batch"),
         (TimesZero, "M06", "blocks", "# times zero"), (Rounded, "M06", "blocks", "# no gradient"),
+        (Compared, "M06", "blocks", "# a comparison has none"),
     ],
 )
 def test_what_is_wrong_is_found_in_its_line(kind: type[Tokens], code: str, what: str, comment: str) -> None:
@@ -526,6 +534,12 @@ def test_what_hangs_in_a_list_is_put_back() -> None:
     after = [block.state_dict() for block in network.blocks]
     assert all(torch.equal(one[name], other[name]) for one, other in zip(before, after, strict=True) for name in one)
     assert all(weight.grad is None for block in network.blocks for weight in block.parameters())
+
+
+def test_settled_statistics_are_those_of_the_batch() -> None:
+    norm = nn.BatchNorm2d(3)
+    settle(norm, 5 * IMAGES + 2)
+    assert norm.momentum == 0.1 and torch.allclose(norm(5 * IMAGES + 2), norm.eval()(5 * IMAGES + 2), atol=1e-3)
 
 
 # Parity: a second way to compute there is where there is a second device, or where something was compiled.

@@ -28,11 +28,17 @@ LAYER = 10.0
 def parity(patient: Patient) -> Iterator[Finding]:
     """An error where answers differ by more than FAR in float32, and float64 says that the other way, not the network, is off."""
     network = eager(patient.model)
-    ways = list(_ways(patient, network))
+    if any(weight.dtype not in (torch.float32, torch.float64) for weight in network.parameters()):
+        raise CannotTell("not in float32")
+    try:
+        ways = list(_ways(patient, network))
+        original = copy.deepcopy(network).to("cpu")
+    except (RuntimeError, TypeError, AttributeError) as error:
+        raise CannotTell(f"the network cannot be copied: {error}") from error
     if not ways:
         raise CannotTell("one device, and nothing compiled")
     with _full_precision():
-        here = _heard(copy.deepcopy(network).to("cpu"), patient.batch[0].to("cpu"))
+        here = _heard(original, patient.batch[0].to("cpu"))
         for way in ways:
             yield from _compared(here, network, way, patient.batch[0])
 
@@ -118,7 +124,9 @@ def _compared(here: _Heard, network: nn.Module, way: _Way, inputs: Tensor) -> It
         return
     exact = _exact(network, inputs)
     own, others = (_error(exact, one.said) if exact is not None else None for one in (here, there))
-    is_certain = error > FAR and own is not None and others is not None and own < FAR / 10 < FAR < others
+    if own is not None and own > FAR / 10:  # random, or in half precision by its own will: no two ways agree
+        return
+    is_certain = error > FAR and own is not None and others is not None and others > FAR
     first = _first_layer(here, there) or (next(iter(unlike)) if unlike else type(network).__name__)
     evidence = [f"the answers differ by {error:.1e} of the largest"]
     if own is not None and others is not None:
