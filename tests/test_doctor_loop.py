@@ -163,6 +163,41 @@ def test_accumulation_without_its_division(declared: int) -> None:
     assert examined(counting(4, share=0.25), accumulate=declared).findings == ()
 
 
+def test_micro_batches_of_which_only_the_last_counts() -> None:
+    def step(model: nn.Module, batch: Batch, loss: Loss, optimizer: Optimizer) -> None:
+        for images, target in zip(batch[0].chunk(4), batch[1].chunk(4), strict=True):
+            optimizer.zero_grad()
+            (loss(model(images), target) / 4).backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+
+    finding = only(examined(step))
+    assert (finding.code, finding.severity, line_of(finding)) == ("L09", "error", "optimizer.zero_grad()")
+
+
+def test_a_copy_is_trained() -> None:
+    model = Network()
+    copy = Network()
+
+    def step(model: nn.Module, batch: Batch, loss: Loss, optimizer: Optimizer) -> None:
+        optimizer.zero_grad()
+        backward(copy, batch, loss)
+        optimizer.step()
+
+    report = examined(step, model=model, optimizer=SGD(copy.parameters(), lr=0.01))
+    assert "trains another network" in report.errors[0].message
+
+
+def test_a_step_in_evaluation_mode_is_a_warning() -> None:
+    def step(model: nn.Module, batch: Batch, loss: Loss, optimizer: Optimizer) -> None:
+        model.eval()
+        optimizer.zero_grad()
+        backward(model, batch, loss)
+        optimizer.step()
+
+    finding = only(examined(step))
+    assert (finding.code, finding.severity, line_of(finding)) == ("L03", "warning", "model.eval()")
+
+
 def scaled(*, unscales: bool, steps: bool) -> Step:
     scaler = torch.amp.GradScaler("cpu")
 

@@ -28,7 +28,10 @@ def step_effect(patient: Patient) -> Iterator[Finding]:
         yield _never_back(rehearsal)
     if not rehearsal.updates and not rehearsal.tape.of("attempt") and not moved:
         yield _never_stepped(patient, rehearsal)
-    if rehearsal.updates and rehearsal.tape.of("backward", "gradient"):
+    held = {key for update in rehearsal.updates for key in update.norms}
+    if gradients and not moved and held and not any(id(parameter) in held for parameter in named.values()):
+        yield _another_network(patient, rehearsal)
+    elif rehearsal.updates and rehearsal.tape.of("backward", "gradient"):
         closed = any(event.given for event in rehearsal.tape.of("step"))  # of whose gradients only the last is seen
         yield from _unmoved(patient, rehearsal, moved) if gradients else () if closed else _without_gradient(patient, rehearsal)
     elif not rehearsal.updates and rehearsal.tape.of("attempt"):
@@ -77,6 +80,18 @@ def _never_stepped(patient: Patient, rehearsal: Rehearsal) -> Finding:
     return Finding(
         "L02", "error", "step is never called: the optimizer moves nothing",
         Culprit("optimizer.step", str(where) if where else None), evidence, "Call optimizer.step() behind loss.backward().",
+    )
+
+
+def _another_network(patient: Patient, rehearsal: Rehearsal) -> Finding:
+    place = rehearsal.updates[-1].place
+    return Finding(
+        "L02", "error", "The loop trains another network than this one", Culprit("optimizer.step", str(place) if place else None),
+        (
+            f"{len(rehearsal.updates)} updates of {len(rehearsal.updates[-1].norms)} tensors, of which none is this network's",
+            f"0 of {sum(1 for _ in patient.model.parameters())} parameters changed",
+        ),
+        "Build the optimizer from the parameters of the network that is trained: a copy, or one moved or wrapped since, is another.",
     )
 
 
