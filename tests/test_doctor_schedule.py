@@ -163,3 +163,20 @@ def test_a_head_on_a_frozen_body_need_only_fit_one_sample() -> None:
     patient = patient_of(lambda model: Adam([one for one in model.parameters() if one.requires_grad], lr=1e-3), model=model)
     patient.intent = Intent(trainable=("7.*",))
     assert climbed(patient).passed == ("L07",)
+
+
+def test_a_step_whose_own_schedule_ends_is_not_judged_and_the_schedule_is_put_back() -> None:
+    model = network()
+    optimizer = SGD(model.parameters(), lr=1e-5)
+    scheduler = OneCycleLR(optimizer, max_lr=1e-5, total_steps=20)
+
+    def step(model: nn.Module, batch: tuple[Tensor, Tensor], loss: Loss, optimizer: Optimizer) -> None:
+        optimizer.zero_grad()
+        loss(model(batch[0]), batch[1]).backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        scheduler.step()
+
+    report = climbed(patient_of(lambda _: optimizer, model=model, step=step))
+    assert report.findings == ()
+    assert report.not_run["L07"].startswith("the training step fails after some calls: ValueError")
+    assert scheduler.last_epoch == 0
