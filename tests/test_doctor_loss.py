@@ -154,6 +154,16 @@ def test_a_label_without_gradient() -> None:
     assert examined(criterion=nn.CrossEntropyLoss(ignore_index=1), ignore_index=1).findings == ()
 
 
+def test_declared_weights_that_the_loss_does_not_have() -> None:
+    weighted = nn.CrossEntropyLoss(weight=torch.tensor([1.0, 5.0]))
+    assert "does not weigh the labels" in only(examined(criterion=weighted, label_weights=(5.0, 1.0)), "L05").message
+    assert examined(criterion=weighted, label_weights=(2.0, 10.0)).findings == ()
+
+
+def test_a_softmax_over_the_batch() -> None:
+    assert "softmax stands before" in only(examined(model=Network(lambda logits: logits.softmax(0))), "L05").message
+
+
 @pytest.mark.parametrize(("other", "said"), [
     (lambda target: 1 - target, "0 as 1, 1 as 0"),
     (lambda target: target[torch.randperm(len(target))], "those of other images"),

@@ -38,17 +38,43 @@ def accumulation(patient: Patient) -> Iterator[Finding]:
         reference = _gradients_of(patient, whole)
     if calls == 1 and not _is_split(tape, whole):
         return
+    micro = len(tape.of("forward"))
+    cosine, factor = _compared(used, reference)
+    if abs(cosine) < SAME_DIRECTION:
+        start.restore()
+        with still(patient.model):
+            last = _gradients_of(patient, parts[-1] if calls > 1 else (whole[0].chunk(micro)[-1], whole[1].chunk(micro)[-1]))
+        if _compared(used, last)[0] > SAME_DIRECTION:
+            yield _last_alone(tape, micro, cosine)
+            return
+        raise CannotTell(f"the loop trains on another loss than it was given: cosine {cosine:.3f} with the whole batch's gradient")
+    if abs(factor - 1) > OFF and not (patient.intent.reduction == "sum" and abs(factor - micro) < OFF * micro):
+        yield _finding(tape, factor, cosine, micro=micro, images=len(whole[0]))
+
+
+def _compared(used: dict[Tensor, Tensor], reference: dict[Tensor, Tensor]) -> tuple[float, float]:
+    """(cosine, factor) of all gradients together.
+
+    Raises:
+        CannotTell: there are none.
+    """
     shared = [one for one in used if one in reference and bool(reference[one].any())]
     if not shared:
         raise CannotTell("the whole batch gives no gradient to what the loop updates")
     mine, theirs = (torch.cat([gradients[one].double().flatten() for one in shared]) for gradients in (used, reference))
-    cosine = float(mine @ theirs / (mine.norm() * theirs.norm()).clamp(min=1e-30))
-    factor = float(mine @ theirs / (theirs @ theirs))
-    micro = len(tape.of("forward"))
-    if abs(cosine) < SAME_DIRECTION:
-        raise CannotTell(f"the loop trains on another loss than it was given: cosine {cosine:.3f} with the whole batch's gradient")
-    if abs(factor - 1) > OFF and not (patient.intent.reduction == "sum" and abs(factor - micro) < OFF * micro):
-        yield _finding(tape, factor, cosine, micro=micro, images=len(whole[0]))
+    along = mine @ theirs
+    return float(along / (mine.norm() * theirs.norm()).clamp(min=1e-30)), float(along / (theirs @ theirs))
+
+
+def _last_alone(tape: Tape, micro: int, cosine: float) -> Finding:
+    zeros = tape.of("zero")
+    place = zeros[0].place if zeros else None
+    return Finding(
+        "L09", "error", f"Of {micro} micro-batches only the last one counts: the gradients of the others are wiped",
+        Culprit("zero_grad", str(place) if place else None),
+        (f"{len(zeros)} times zeroed for one update; cosine {cosine:.3f} with the whole batch's gradient, 1.000 with the last part's",),
+        "Zero the gradients once for each update, not for each micro-batch.",
+    )
 
 
 def _is_plain(rehearsal: Rehearsal) -> bool:

@@ -21,7 +21,7 @@ STEPS = (1e-3, 1e-4)
 
 @examination(
     "L06", "descent direction", catches="gradient ascent, a wrong sign, a backward that goes another way than its loss",
-    needs=("loss", "optimizer"), passes=5,
+    needs=("loss", "optimizer"), passes=8,
 )
 def descent_direction(patient: Patient) -> Iterator[Finding]:
     """Compare the loop's gradient with that of the plain loss of the same images, and walk a little along it to see."""

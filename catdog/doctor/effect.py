@@ -11,10 +11,6 @@ from catdog.doctor.rehearsal import Rehearsal
 
 ROUNDING = 1e-6
 """An update smaller than this share of a weight may leave a float32 as it is."""
-FAINT = 1e-5
-"""Of the largest gradient: what is fainter may be rounding, as that of a bias in front of a batch normalisation."""
-
-
 @examination(
     "L02", "step effect", catches="a training step that moves nothing: backward or step not called, gradients lost, learning rate 0",
     needs=("optimizer", "loss"), passes=3, of_large=True,
@@ -32,7 +28,10 @@ def step_effect(patient: Patient) -> Iterator[Finding]:
         yield _never_back(rehearsal)
     if not rehearsal.updates and not rehearsal.tape.of("attempt") and not moved:
         yield _never_stepped(patient, rehearsal)
-    if rehearsal.updates and rehearsal.tape.of("backward", "gradient"):
+    held = {key for update in rehearsal.updates for key in update.norms}
+    if gradients and not moved and held and not any(id(parameter) in held for parameter in named.values()):
+        yield _another_network(patient, rehearsal)
+    elif rehearsal.updates and rehearsal.tape.of("backward", "gradient"):
         closed = any(event.given for event in rehearsal.tape.of("step"))  # of whose gradients only the last is seen
         yield from _unmoved(patient, rehearsal, moved) if gradients else () if closed else _without_gradient(patient, rehearsal)
     elif not rehearsal.updates and rehearsal.tape.of("attempt"):
@@ -84,6 +83,18 @@ def _never_stepped(patient: Patient, rehearsal: Rehearsal) -> Finding:
     )
 
 
+def _another_network(patient: Patient, rehearsal: Rehearsal) -> Finding:
+    place = rehearsal.updates[-1].place
+    return Finding(
+        "L02", "error", "The loop trains another network than this one", Culprit("optimizer.step", str(place) if place else None),
+        (
+            f"{len(rehearsal.updates)} updates of {len(rehearsal.updates[-1].norms)} tensors, of which none is this network's",
+            f"0 of {sum(1 for _ in patient.model.parameters())} parameters changed",
+        ),
+        "Build the optimizer from the parameters of the network that is trained: a copy, or one moved or wrapped since, is another.",
+    )
+
+
 def _without_gradient(patient: Patient, rehearsal: Rehearsal) -> Iterator[Finding]:
     """A backward, an update, and no gradient between them."""
     update = rehearsal.updates[-1]
@@ -105,16 +116,18 @@ def _without_gradient(patient: Patient, rehearsal: Rehearsal) -> Iterator[Findin
 
 def _unmoved(patient: Patient, rehearsal: Rehearsal, moved: set[str]) -> Iterator[Finding]:
     """Updates with gradients, and the same parameters behind them."""
+    named = dict(patient.model.named_parameters())
     rates: dict[int, float] = {}
-    most = max(norm or 0.0 for update in rehearsal.updates for norm in update.norms.values())
+    pulls: dict[int, float] = {}
     for update in rehearsal.updates:
         for key, norm in update.norms.items():
-            if norm and norm > FAINT * most:
+            if norm:
                 rates[key] = max(update.rate, rates.get(key, 0.0))
-    still = [name for name, one in patient.model.named_parameters() if id(one) in rates and name not in moved]
+                pulls[key] = max(update.rate * norm, pulls.get(key, 0.0))
+    still = [name for name, one in named.items() if id(one) in rates and name not in moved]
     if not still:
         return
-    rate = max(rates[id(dict(patient.model.named_parameters())[name])] for name in still)
+    rate = max(rates[id(named[name])] for name in still)
     place = rehearsal.updates[-1].place
     where = str(place) if place else None
     culprit = Culprit(grouped(still, patient.model), where, share(still, patient.model))
@@ -126,7 +139,7 @@ def _unmoved(patient: Patient, rehearsal: Rehearsal, moved: set[str]) -> Iterato
             (f"{len(rehearsal.updates)} updates with gradients at learning rate {rate:g}, 0 parameters changed",),
             "Look at what the loop does behind optimizer.step(): something puts the weights back, or moves a copy.",
         )
-    elif rate > ROUNDING:
+    elif any(pulls[id(named[name])] > ROUNDING * float(named[name].detach().norm()) for name in still):
         yield Finding(
             "L02", "warning", f"{len(still)} parameters have a gradient and do not move", culprit,
             (f"{len(rehearsal.updates)} updates at learning rate {rate:g}",), "Look at the learning rate and the precision of their group.",

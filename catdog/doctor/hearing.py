@@ -90,7 +90,8 @@ def has_the_range(kind: str, values: Tensor) -> bool:
     if kind == "log_softmax":
         return bool((values.exp().sum(-1) - 1).abs().max() < 1e-2)
     inside = bool(((values >= 0) & (values <= 1)).all())
-    return inside and (kind == "sigmoid" or bool((values.sum(-1) - 1).abs().max() < 1e-2))
+    along = [bool((values.sum(dim) - 1).abs().max() < 1e-2) for dim in range(values.ndim)]
+    return inside and (kind == "sigmoid" or any(along))
 
 
 def raw(hearing: Hearing, outputs: Tensor) -> Tensor:

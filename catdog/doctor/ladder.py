@@ -17,10 +17,11 @@ from catdog.doctor.findings import Culprit, Finding
 from catdog.doctor.patient import Batch, Patient, usual_step
 from catdog.doctor.rehearsal import Rehearsal
 from catdog.doctor.snapshot import Snapshot
+from catdog.doctor.tape import recording
 
 STEPS = 60
 SECONDS = 8.0
-"""For each rung; a network that is too slow for it is not judged."""
+"""For the whole ladder; a network that is too slow for it is not judged."""
 FITS = 0.1
 """Of the loss at the beginning."""
 MOVES = 0.8
@@ -38,6 +39,7 @@ class _Climb:
     is_over: bool = False
     """Time ran out."""
     rate: float | None = None
+    steps: int = 0
 
     @property
     def moves(self) -> bool:
@@ -45,7 +47,7 @@ class _Climb:
 
     def __str__(self) -> str:
         shown = [self.losses[round(part * (len(self.losses) - 1) / 5)] for part in range(6)] if len(self.losses) > 6 else self.losses
-        return f"loss over {len(self.losses) - 1} steps: " + ", ".join(f"{loss:.3g}" for loss in shown)
+        return f"loss over {self.steps} steps: " + ", ".join(f"{loss:.3g}" for loss in shown)
 
 
 @examination(
@@ -55,17 +57,19 @@ def ladder(patient: Patient) -> Iterator[Finding]:
     """Climb with the owner's own step; where that fails, with Adam and the plain step, to tell the loop from the network."""
     if Rehearsal.of(patient).error is not None:
         raise CannotTell("the training step cannot be made")
-    start = Snapshot.of(patient)
+    start, until = Snapshot.of(patient), time.monotonic() + SECONDS
     rungs = [("one sample", _one(patient)), (f"one batch of {len(patient.batch[0])}", patient.batch)]
     for rung, batch in rungs[: 2 if _share_trained(patient) > MOSTLY else 1]:
-        own = _climbed(patient, batch, start)
+        # It puts back what only the step knows; what it hears would hold the graphs of all steps.
+        with recording(patient, on_event=lambda _: tape.events.clear()) as tape:
+            own = _climbed(patient, batch, start, until=until)
         if own.is_over:
             raise CannotTell(f"no time for {STEPS} steps on {rung}")
         if own.fits:
             continue
         others = []
         for rate in RATES:
-            others.append(_climbed(patient, batch, start, rate=rate))
+            others.append(_climbed(patient, batch, start, until=until, rate=rate))
             if others[-1].is_over:
                 raise CannotTell(f"no time for {STEPS} steps on {rung}")
             if others[-1].fits:
@@ -94,29 +98,38 @@ def _one(patient: Patient) -> Batch:
     return torch.cat([inputs[:1], mirrored]), torch.cat([target[:1], target[:1]])
 
 
-def _climbed(patient: Patient, batch: Batch, start: Snapshot, *, rate: float | None = None) -> _Climb:
+def _climbed(patient: Patient, batch: Batch, start: Snapshot, *, until: float, rate: float | None = None) -> _Climb:
     start.restore()
     for module in patient.model.modules():
         if isinstance(module, nn.modules.dropout._DropoutNd):
             module.p = 0.0
     loss = clean_loss(patient, batch)
-    began, losses, is_over = time.monotonic(), [float(loss().detach())], False
+    losses, is_over = [float(loss().detach())], False
     parameters = [one for one in patient.model.parameters() if one.requires_grad]
     optimizer = Adam(parameters, lr=rate) if parameters and rate else None
-    fits = False
+    fits, number = False, 0
     for number in range(STEPS):
         if rate is None:
-            patient.train_step(batch)
+            _own_step(patient, batch)
         elif optimizer is not None and patient.loss is not None:
             usual_step(patient.model, batch, patient.loss, optimizer)
         if number % 5 == 4 or number < 3:
             losses.append(float(loss().detach()))
             fits = _fits(patient, batch, losses)
-            is_over = time.monotonic() - began > SECONDS
+            is_over = time.monotonic() > until
             if fits or is_over:
                 break
     start.restore()
-    return _Climb(losses, fits, is_over and not fits, rate)
+    return _Climb(losses, fits, is_over and not fits, rate, number + 1)
+
+
+def _own_step(patient: Patient, batch: Batch) -> None:
+    """All calls that an update takes."""
+    try:
+        for _ in range(patient.intent.accumulate):
+            patient.train_step(batch)
+    except Exception as error:
+        raise CannotTell(f"the training step fails after some calls: {type(error).__name__}: {error}"[:200]) from error
 
 
 def _fits(patient: Patient, batch: Batch, losses: list[float]) -> bool:

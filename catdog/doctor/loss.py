@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from catdog.doctor.answers import Answer, answered, plant
-from catdog.doctor.certificate import Certificate
+from catdog.doctor.certificate import EXACT, Certificate
 from catdog.doctor.descent import descent_direction
 from catdog.doctor.doubling import doubled
 from catdog.doctor.examination import CannotTell, examination
@@ -168,6 +168,7 @@ def _known(patient: Patient, case: _Case, certificate: Certificate, *, is_named:
         )
         return
     yield from _labels_left_out(patient, case, certificate)
+    yield from _weights_left_out(patient, case, certificate)
     images, outputs = len(case.target), len(case.target) * case.logits.shape[-1]
     factor = abs(certificate.scale)
     sums = [number for number in (images, outputs) if abs(factor / number - 1) < 0.01 and number > 2]
@@ -198,6 +199,22 @@ def _labels_left_out(patient: Patient, case: _Case, certificate: Certificate) ->
                 f"gradient exactly 0 in {len(rows)} planted answers to images of label {label}, also where it is the least likely answer",
                 "Look at ignore_index and at the weights by label of the loss.",
             )
+
+
+def _weights_left_out(patient: Patient, case: _Case, certificate: Certificate) -> Iterator[Finding]:
+    """Whether the labels weigh what is declared, in proportion."""
+    weights = patient.intent.label_weights
+    scales = {label: scale for label, scale in certificate.scales.items() if weights and 0 <= label < len(weights) and weights[label] > 0}
+    if weights is None or len(scales) < 2 or certificate.smoothing > EXACT:
+        return
+    found = [scale / weights[label] for label, scale in scales.items()]
+    if max(found) > 1.02 * min(found):
+        yield _finding(
+            case, "The loss does not weigh the labels as declared", "found "
+            + ", ".join(f"{label}: {scale:.3g}" for label, scale in scales.items())
+            + "; declared " + ", ".join(f"{label}: {weights[label]:.3g}" for label in scales),
+            "Give the loss the weights in the order of the labels.",
+        )
 
 
 def _unknown(patient: Patient, case: _Case) -> Iterator[Finding]:

@@ -2,8 +2,12 @@
 
 from collections.abc import Iterator
 
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.dropout import _DropoutNd
+
 from catdog.doctor.examination import examination
 from catdog.doctor.findings import Culprit, Finding
+from catdog.doctor.parameters import SHOWN
 from catdog.doctor.patient import Patient
 from catdog.doctor.rehearsal import Rehearsal, Update
 from catdog.doctor.source import Place
@@ -23,6 +27,7 @@ def event_order(patient: Patient) -> Iterator[Finding]:
         yield from _scheduled_early(patient, rehearsal)
     if rehearsal.error is None:
         yield from _scaled_by_halves(rehearsal)
+        yield from _asleep(patient, rehearsal)
 
 
 def _finding(message: str, first: Event | Update, second: Event | Update, what: str, evidence: str, remedy: str) -> Finding:
@@ -122,6 +127,24 @@ def _scaled_by_halves(rehearsal: Rehearsal) -> Iterator[Finding]:
                 "Call scaler.unscale_(optimizer) between backward and clipping.",
             )
             return
+
+
+def _asleep(patient: Patient, rehearsal: Rehearsal) -> Iterator[Finding]:
+    """A training step in evaluation mode, of a network that has something to do in training mode."""
+    trained = {path for path, module in patient.model.named_modules() if any(one.requires_grad for one in module.parameters())}
+    idle = [
+        path for path, module in patient.model.named_modules()
+        if module.training and path not in rehearsal.in_training
+        and (getattr(module, "p", 0) if isinstance(module, _DropoutNd) else isinstance(module, _NormBase) and path in trained)
+    ]
+    place = rehearsal.place("eval")
+    if idle and place and rehearsal.tape.of("forward") and not rehearsal.in_training:
+        yield Finding(
+            "L03", "warning", "The training step puts the network into evaluation mode before it trains",
+            Culprit("model.eval()", str(place)),
+            (f"{len(idle)} modules do then nothing, or use statistics that never move: {', '.join(idle[:SHOWN])}",),
+            "Call model.train() at the beginning of the step.",
+        )
 
 
 EXAMINATIONS = (event_order,)
