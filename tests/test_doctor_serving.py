@@ -151,6 +151,11 @@ def test_a_preparation_that_deviates_is_named(data: Data, name: str) -> None:
     assert str(finding.culprit.where).count("test_doctor_serving.py") == 2
 
 
+def test_it_is_validation_that_is_blamed_where_serving_does_as_declared(data: Data) -> None:
+    report = Service().examined(replace(data, prepare=lambda given: normalise(careful(given))), "S01")
+    assert only(report, "S01").message == "In validation, otherwise than in serving, the values are normalised twice"
+
+
 def test_another_size_is_an_error(data: Data) -> None:
     service = Service()
     service.prepare = lambda data: normalise(to_tensor(crop(read(data), side=28)))

@@ -1,4 +1,4 @@
-"""D07: what the values of a tensor say about the picture, by a test card whose colours and corners are known.
+"""is_as_declared; D07: what the values of a tensor say about the picture, by a test card whose colours and corners are known.
 
     card --prepare--> values;  undone by the declared normalisation they are the card's, channel by channel, to 2/255
 
@@ -119,6 +119,16 @@ def _of_card(data: Data) -> Iterator[Finding]:
             ("the corners of a test card come out in other corners",), "Keep height before width; turn and mirror only in training.",
         )
     yield from _of_colours(data, [read(prepare, frame, order) for order in ORDERS], culprit)
+
+
+def is_as_declared(prepare: Prepare, data: Data) -> bool | None:
+    """Whether the colours of a card come out as the data organ declares; None where nobody can tell."""
+    try:
+        frame, torn = _frame(prepare)
+        reading = read(prepare, frame, ORDERS[0])
+        return torn is None and frame.orientation == "upright" and _wrong(reading, data.normalise, data.channels) is None
+    except Exception:  # noqa: BLE001 - it refuses a card
+        return None
 
 
 def _frame(prepare: Prepare) -> tuple[Frame, str | None]:

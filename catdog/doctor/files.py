@@ -25,6 +25,8 @@ MOST_UNREADABLE = 0.2
 """Share of the files; with more of them something is wrong with the set. catdog.census refuses a label at the same share."""
 ASKED = 8
 """Broken or oddly stored files that the owner's data set is asked for."""
+USUAL = ("RGB", "RGBA", "L", "LA", "P", "1")
+"""Pillow's names of how pixels are stored that every reader knows."""
 TURNED = 16
 """Files with an EXIF orientation that are compared."""
 SHOWN_TURNED = 0.02
@@ -161,7 +163,7 @@ def _of_suffixes(looks: Sequence[tuple[Entry, Look]]) -> Iterator[Finding]:
 
 def _of_modes(patient: Patient, looks: Sequence[tuple[Entry, Look]]) -> Iterator[Finding]:
     """Files that are stored in an unusual way: whether anything is left of them."""
-    odd = [(entry, look) for entry, look in looks if not look.error and (look.mode not in ("RGB", "L") or look.frames > 1)]
+    odd = [(entry, look) for entry, look in looks if not look.error and (look.mode not in USUAL or look.frames > 1)]
     if not odd:
         return
     counts = Counter(look.mode if look.frames == 1 else f"{look.mode} with several frames" for _, look in odd)

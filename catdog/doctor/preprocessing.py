@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from catdog.doctor.card import is_as_declared
 from catdog.doctor.deviations import SMALL, explain, undone
 from catdog.doctor.examination import CannotTell, Examination, examination
 from catdog.doctor.findings import Culprit, Finding
@@ -109,7 +110,14 @@ def _explained(data: Data, served: Prepare, far: Sequence[Pair], plain: Sequence
     evidence = [
         f"{pair.golden.name}: off by {pair.off[1]:.3f} of the range from black to white on average" for pair in far[:3]
     ] + [f"{len(far)} of {len(plain)} pictures"]
-    explanation = explain([pair.trained for pair in plain], [pair.served for pair in plain], data.normalise)
+    trained, made = [pair.trained for pair in plain], [pair.served for pair in plain]
+    if not is_as_declared(data.prepare, data) and is_as_declared(served, data):  # type: ignore[arg-type]
+        explanation = explain(made, trained, data.normalise)
+        said = explanation.name if explanation is not None else "other values are made of a picture than declared"
+        return Finding(
+            "S01", "error", f"In validation, otherwise than in serving, {said}", culprit, tuple(evidence), "Mend validation's transform.",
+        )
+    explanation = explain(trained, made, data.normalise)
     name, left = (explanation.name, explanation.left) if explanation is not None else (None, 1.0)
     if name is None:
         name = _geometry(data.prepare, served)  # type: ignore[arg-type]
