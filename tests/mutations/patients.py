@@ -22,6 +22,9 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 from catdog.doctor import Data, DataSplit, Intent, Patient, Serving, Training
 from catdog.doctor.patient import PROBE, Batch, Loss
 
+BEST = "best.pt"
+"""Where a host's training leaves its best."""
+
 
 class Host:
     """A host's modules."""
@@ -41,10 +44,11 @@ def patient_of(folder: Path) -> Patient:
     sets = host.data.make_sets(config)
     model, criterion, optimizer, scheduler = host.train.prepare(config)
     host.train.train_mode(model, config)
+    folder = Path(tempfile.mkdtemp(prefix="training-"))
     return Patient(
         model, _varied(sets["train"]), criterion, optimizer, step=Step(host), evaluate=host.train.evaluate, scheduler=scheduler,
-        schedule=lambda: _schedule(host, sets), data=_data(host, sets), training=_training(host, sets),
-        serving=_serving(host, model), intent=_intent(config),
+        schedule=lambda: _schedule(host, sets), data=_data(host, sets), training=_training(host, sets, folder),
+        serving=Service(host, model, folder).as_serving(), intent=_intent(config),
     )
 
 
@@ -103,9 +107,7 @@ def _data(host: Host, sets: Mapping[str, Any]) -> Data:
     )
 
 
-def _training(host: Host, sets: Mapping[str, Any]) -> Training:
-    folder = Path(tempfile.mkdtemp(prefix="training-"))
-
+def _training(host: Host, sets: Mapping[str, Any], folder: Path) -> Training:
     def fit() -> Sequence[Mapping[str, float]]:
         host.data.seed_everything(host.config.seed)
         history: Sequence[Mapping[str, float]] = host.train.fit(
@@ -114,18 +116,32 @@ def _training(host: Host, sets: Mapping[str, Any]) -> Training:
         return history
 
     def best() -> nn.Module:
-        model: nn.Module = host.ckpt.load(folder / "best.pt", host.config)
+        model: nn.Module = host.ckpt.load(folder / BEST, host.config)
         return model
 
     return Training(fit, best, best_by=host.config.select_by)
 
 
-def _serving(host: Host, model: nn.Module) -> Serving:
-    """What would be served if this network were published now."""
-    file = Path(tempfile.mkdtemp(prefix="serving-"), "published.pt")
-    host.ckpt.save(file, model, host.config, {})
-    predictor = host.serve.Predictor(file, host.config)
-    return Serving(predictor.prepare, predictor.probabilities, predictor.labels, logits=predictor.logits)
+class Service:
+    """The host's predictor of what its training has left; until there is such a file, of the network as it begins."""
+
+    def __init__(self, host: Host, model: nn.Module, folder: Path) -> None:
+        self.host, self.best, self.present = host, folder / BEST, folder / "present.pt"
+        host.ckpt.save(self.present, model, host.config, {})
+        self.written, self.predictor = 0, host.serve.Predictor(self.present, host.config)
+
+    def predictor_now(self) -> Any:
+        """Read anew where the file has been written anew."""
+        if self.best.exists() and (written := self.best.stat().st_mtime_ns) != self.written:
+            self.written, self.predictor = written, self.host.serve.Predictor(self.best, self.host.config)
+        return self.predictor
+
+    def as_serving(self) -> Serving:
+        """As the doctor knows it."""
+        return Serving(
+            lambda content: self.predictor_now().prepare(content), lambda contents: self.predictor_now().probabilities(contents),
+            self.predictor.labels, logits=lambda prepared: self.predictor_now().logits(prepared),
+        )
 
 
 def _schedule(host: Host, sets: Mapping[str, Any]) -> list[float]:
