@@ -33,7 +33,7 @@ class Pictures(Dataset[tuple[Tensor, int]]):
 
     def __init__(self, paths: Sequence[Path], prepare: Callable[[Path], Tensor], *, augmented: bool) -> None:
         self.paths, self.prepare, self.augmented = paths, prepare, augmented
-        self.targets = [pictures.LABELS.index(path.name.partition(".")[0]) for path in paths]
+        self.targets = [pictures.LABELS.index(label_in(path)) for path in paths]
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -45,6 +45,11 @@ class Pictures(Dataset[tuple[Tensor, int]]):
             image = image.roll((int(across), int(down)), (1, 2))
             image = image.flip(2) if turned else image
         return image, self.targets[number]
+
+
+def label_in(path: Path) -> str:
+    """Of cat.0001.png, or of cat/0001.png."""
+    return next(label for label in pictures.LABELS if label in (path.name.partition(".")[0], path.parent.name))
 
 
 def resized(image: Image.Image, side: int) -> Image.Image:
@@ -73,20 +78,28 @@ class Kit:
     balance: str = "natural"
     epochs: int = 3
     grey: bool = False
+    pixels: bool = False
+    """Pictures are (S, S, 3) uint8 as they are."""
+    by_folder: bool = False
+    """Labels are folders, and splits are drawn from all of them."""
 
     def prepare(self, file: Path | io.BytesIO) -> Tensor:
         """What val, test and serving see of a picture."""
         image = pictures.opened(file)
         image = image.convert("L").convert("RGB") if self.grey else image
+        if self.pixels:
+            return torch.tensor(bytearray(self.fit_square(image, self.side).tobytes())).view(self.side, self.side, 3)
         mean, std = (torch.tensor(values).view(3, 1, 1) for values in self.normalise)
         return (pictures.tensor(self.fit_square(image, self.side)) - mean) / std
 
     @cached_property
     def splits(self) -> Mapping[str, Pictures]:
-        return {
-            split: Pictures(sorted((self.folder / split).iterdir()), self.prepare, augmented=self.augmented and split == "train")
-            for split in ("train", "val", "test")
-        }
+        paths = {split: sorted((self.folder / split).glob("*")) for split in ("train", "val", "test")}
+        if self.by_folder:
+            every = sorted(self.folder.glob("*/*"))
+            order = torch.randperm(len(every), generator=torch.Generator().manual_seed(0)).tolist()
+            paths = {split: [every[number] for number in order[start::3]] for start, split in enumerate(paths)}
+        return {split: Pictures(of, self.prepare, augmented=self.augmented and split == "train") for split, of in paths.items()}
 
     def loader(self, split: str, workers: int = 0) -> Iterable[Batch]:
         """An epoch, as the loop below goes through it."""
@@ -102,12 +115,15 @@ class Kit:
     @property
     def data(self) -> Data:
         def labels_in(path: Path) -> Sequence[str]:
-            return [label for label in pictures.LABELS if label in Path(path).name.split(".")]
+            parts = (*Path(path).name.split("."), *([Path(path).parent.name] if self.by_folder else []))
+            return [label for label in pictures.LABELS if label in parts]
 
+        order = "weighted" if self.balance == "sampler" else "shuffled"
+        splits = {split: DataSplit(cast(Any, items), items.paths) for split, items in self.splits.items()}
         return Data(
-            pictures.LABELS, {split: DataSplit(cast(Any, items), items.paths) for split, items in self.splits.items()}, labels_in,
-            prepare=lambda content: self.prepare(io.BytesIO(content)), normalise=self.normalise, loader=self.loader,
-            augmented=self.augmented, order="weighted" if self.balance == "sampler" else "shuffled", balance=self.balance,
+            pictures.LABELS, splits, labels_in, prepare=lambda content: self.prepare(io.BytesIO(content)),
+            normalise=None if self.pixels else self.normalise, loader=self.loader,
+            augmented=self.augmented, order=order, balance=self.balance,
             population=[pictures.LABELS[target] for items in self.splits.values() for target in items.targets],
         )
 

@@ -4,12 +4,12 @@ from pathlib import Path
 from random import Random
 
 from PIL import Image, ImageChops
-from torch import nn, tensor
+from torch import Tensor, nn, tensor
 
 from catdog.doctor import Intent, Patient
 from tests.mutations.zoo import pictures
 from tests.mutations.zoo.files import IMAGENET, Kit, letterboxed
-from tests.mutations.zoo.healthy import Healthy, healthy
+from tests.mutations.zoo.healthy import Healthy, Small, healthy
 
 EVEN = {"train": (60, 60), "val": (24, 24), "test": (24, 24)}
 UNEVEN = {"train": (190, 10), "val": (57, 3), "test": (57, 3)}
@@ -96,4 +96,28 @@ def mixed(seed: int) -> Patient:
     return Kit(_mixed(), fit_square=letterboxed).patient()
 
 
-CONFIGURATIONS: tuple[Healthy, ...] = (twos, weighted, sampled, grey, separable, imagenet, mixed)
+@healthy("one folder, split at random", "labels are folders, and every split has a third of the same folder")
+def split_at_random(seed: int) -> Patient:
+    folder = pictures.cache() / "by-label"
+
+    def lay_out(made: Path) -> None:
+        for path in sorted(made.glob("*/*.png")):
+            label, number = path.name.split(".")[:2]
+            (made / label).mkdir(exist_ok=True)
+            path.rename(made / label / f"{path.parent.name}-{number}.png")
+        for split in EVEN:
+            (made / split).rmdir()
+
+    return Kit(pictures.changed(even(), folder, lambda _: None, then=lay_out), by_folder=True).patient()
+
+
+@healthy("pixels in 0 to 255", "whole numbers, colours last, normalised by the network")
+def whole_numbers(seed: int) -> Patient:
+    class Pixels(Small):
+        def forward(self, images: Tensor) -> Tensor:
+            return super().forward((images.permute(0, 3, 1, 2).float() - 127.5) / 127.5)
+
+    return Kit(even(), pixels=True, augmented=False).patient(model=Pixels(dropout=0.1))
+
+
+CONFIGURATIONS: tuple[Healthy, ...] = (twos, weighted, sampled, grey, separable, imagenet, mixed, split_at_random, whole_numbers)
