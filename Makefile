@@ -25,6 +25,7 @@ containers-test: $(INSTALLED)  ## build the images and run them for real, in the
 BENCH_DATA ?= $(VENV)/pictures
 bench: $(INSTALLED) $(VENV)/bench/installed $(BENCH_DATA)  ## speed beside the peers', a quarter of an hour on a machine left alone; BENCH_DATA=FOLDER gives it photographs
 	$(BIN)/python -m tests.bench.loading --data "$(BENCH_DATA)" $(if $(BENCH_OUT),--out "$(BENCH_OUT)")
+	$(BIN)/python -m tests.bench.guards $(if $(BENCH_OUT),--out "$(BENCH_OUT)")
 	PYTHONPATH=$(VENV)/bench $(BIN)/python -m tests.bench.training --data "$(BENCH_DATA)" $(if $(BENCH_OUT),--out "$(BENCH_OUT)")
 
 $(VENV)/pictures: | $(INSTALLED)
