@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from catdog.doctor.ledger import Ledger
+from catdog.doctor.draws import Draws
 from catdog.errors import TestSplitTouched
 from catdog.loaders import Split
 from catdog.progress import PHASES
@@ -22,7 +22,7 @@ class Guard:
 
     def __init__(self) -> None:
         self._phase = PHASES[0]
-        self.ledger = Ledger()
+        self.draws = Draws()
 
     def enter(self, phase: str) -> None:
         """Note that the run is now in that phase, one of PHASES."""
@@ -38,11 +38,11 @@ class Guard:
             raise TestSplitTouched(f"Expected no batch of the test split before the phase testing. Received: one in {self._phase}.")
 
     def watch(self, name: str, split: Split) -> Split:
-        """The same split, each batch of which asks `admit` first and stands in the ledger: whenever it is drawn, by whomever."""
+        """The same split, each batch of which asks `admit` first and is noted: whenever it is drawn, by whomever."""
 
         def fetch(positions: Sequence[int], epoch: int) -> Tensor:
             self.admit(name)
-            self.ledger.note(name, positions)
+            self.draws.note(name, positions)
             return split.fetch(positions, epoch)
 
         return replace(split, fetch=fetch)

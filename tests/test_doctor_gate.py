@@ -1,4 +1,4 @@
-"""The doctor's gate: a run that must not be ends with the reason, any other is left as it was; guards, ledger, the best epoch's file."""
+"""The doctor's gate: a run that must not be ends with the reason, any other is left as it was; guards, draws, the best epoch's file."""
 
 import json
 import shutil
@@ -19,7 +19,7 @@ from catdog.doctor import gate, patients, selection
 from catdog.doctor.examination import examination
 from catdog.doctor.findings import Culprit, Finding, Report
 from catdog.doctor.guards import EVERY, LOOKS, Guards, Updates
-from catdog.doctor.ledger import Ledger
+from catdog.doctor.draws import Draws
 from catdog.doctor.patient import Patient
 from catdog.errors import Unhealthy
 from catdog.files import sha256_of
@@ -289,16 +289,16 @@ def test_a_loader_that_stands_still_ends_the_run(prepare: Prepare, settings: Set
 
 
 def test_the_ledger_knows_an_epoch_that_leaves_pictures_out() -> None:
-    ledger = Ledger()
+    draws = Draws()
     for batch in ([0, 1], [2, 3]):
-        ledger.note("train", batch)
-    assert list(ledger.close({"train": 4})) == []
-    ledger.note("train", [0])
-    (finding,) = ledger.close({"train": 4})
+        draws.note("train", batch)
+    assert list(draws.close({"train": 4})) == []
+    draws.note("train", [0])
+    (finding,) = draws.close({"train": 4})
     assert finding.severity == "error" and "draws 1 pictures of train, which has 4" in finding.message
     for _ in range(3):
-        ledger.note("val", [0, 1, 2])
-        assert list(ledger.close({"val": 3})) == [], "a split of one batch is the same in every epoch"
+        draws.note("val", [0, 1, 2])
+        assert list(draws.close({"val": 3})) == [], "a split of one batch is the same in every epoch"
 
 
 def looked(network: nn.Module, change: Callable[[nn.Linear, int], object], *, looks: int, rate: float = 1e-3) -> list[Finding]:
@@ -336,7 +336,7 @@ def test_updates_that_stop_or_replace_everything_or_leap_are_said() -> None:
 
 def test_a_code_is_said_once_and_an_epoch_begun_by_another_attempt_is_not_counted() -> None:
     config = TrainConfig.parse({"dataset": "ds_" + "0" * 32, "epochs": 4})
-    guards = Guards(nn.Linear(2, 2), config, Ledger(), declared={"train": 8}, is_resumed=True)
+    guards = Guards(nn.Linear(2, 2), config, Draws(), declared={"train": 8}, is_resumed=True)
     said = [
         Progress("epoch", epoch=number, epochs=4, train_eval_loss=0.7, val_loss=0.7, val_recall=[1.0, 0.0]) for number in range(1, 5)
     ]

@@ -2,7 +2,7 @@
 
 T02  updates that stop or explode, by 64 numbers of each parameter, every 100 steps
 T03  nothing learnt, or one answer for everything, from a fifth of the epochs on
-T04  the ledger of what was drawn
+T04  which pictures were really drawn
 """
 
 import math
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from catdog.config import TrainConfig
 from catdog.doctor import curve
 from catdog.doctor.findings import Culprit, Finding
-from catdog.doctor.ledger import Ledger
+from catdog.doctor.draws import Draws
 from catdog.progress import Progress
 
 EVERY = 100
@@ -40,10 +40,10 @@ class Guards:
     """Asked after everything that a training says; each code speaks once."""
 
     def __init__(
-        self, network: nn.Module, config: TrainConfig, ledger: Ledger, *, declared: dict[str, int], is_resumed: bool,
+        self, network: nn.Module, config: TrainConfig, draws: Draws, *, declared: dict[str, int], is_resumed: bool,
     ) -> None:
         """`declared` are the pictures of each split that this process draws in an epoch."""
-        self._config, self._ledger, self._declared = config, ledger, declared
+        self._config, self._draws, self._declared = config, draws, declared
         self._updates = Updates(network, config)
         self._epochs: list[dict[str, Any]] = []
         self._is_partial = is_resumed
@@ -77,7 +77,7 @@ class Guards:
         # An epoch that was begun by an earlier attempt, or ends with its budget, is drawn in part.
         is_whole = not self._is_partial and self._config.max_minutes is None
         self._is_partial = False
-        yield from self._ledger.close({name: number for name, number in self._declared.items() if is_whole or name != "train"})
+        yield from self._draws.close({name: number for name, number in self._declared.items() if is_whole or name != "train"})
 
 
 class Updates:

@@ -1,4 +1,4 @@
-"""Ledger: which pictures of each split a training has really drawn. T04: samples never used, a loader that stands still."""
+"""Draws: which pictures of each split a training has really drawn. T04: samples never used, a loader that stands still."""
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,7 +12,7 @@ LEAST, MOST = 0.5, 1.5
 """Share of a split's pictures that an epoch draws."""
 
 
-class Ledger:
+class Draws:
     """The batches of an epoch by split, as they were drawn."""
 
     def __init__(self) -> None:
