@@ -16,10 +16,10 @@ from catdog import device, loop, run
 from catdog.checkpoints import Checkpoint
 from catdog.config import TrainConfig
 from catdog.doctor import gate, patients, selection
+from catdog.doctor.draws import Draws
 from catdog.doctor.examination import examination
 from catdog.doctor.findings import Culprit, Finding, Report
 from catdog.doctor.guards import EVERY, LOOKS, Guards, Updates
-from catdog.doctor.draws import Draws
 from catdog.doctor.patient import Patient
 from catdog.errors import Unhealthy
 from catdog.files import sha256_of

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 from catdog.config import TrainConfig
 from catdog.doctor import curve
-from catdog.doctor.findings import Culprit, Finding
 from catdog.doctor.draws import Draws
+from catdog.doctor.findings import Culprit, Finding
 from catdog.progress import Progress
 
 EVERY = 100
