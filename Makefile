@@ -28,6 +28,7 @@ zoo: $(INSTALLED)  ## the doctor looks at every healthy network there is, an hou
 BENCH_DATA ?= $(VENV)/pictures
 bench: $(INSTALLED) $(VENV)/bench/installed $(BENCH_DATA)  ## speed beside the peers', a quarter of an hour on a machine left alone; BENCH_DATA=FOLDER gives it photographs
 	$(BIN)/python -m tests.bench.loading --data "$(BENCH_DATA)" $(if $(BENCH_OUT),--out "$(BENCH_OUT)")
+	$(BIN)/python -m tests.bench.guards $(if $(BENCH_OUT),--out "$(BENCH_OUT)")
 	PYTHONPATH=$(VENV)/bench $(BIN)/python -m tests.bench.training --data "$(BENCH_DATA)" $(if $(BENCH_OUT),--out "$(BENCH_OUT)")
 
 # A second call goes on where the first was broken off, and only shows its tables when all is done; `make clean` forgets.

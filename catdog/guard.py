@@ -38,7 +38,7 @@ class Guard:
             raise TestSplitTouched(f"Expected no batch of the test split before the phase testing. Received: one in {self._phase}.")
 
     def watch(self, name: str, split: Split) -> Split:
-        """The same split, each batch of which asks `admit` first and stands in the attendance: whenever it is drawn, by whomever."""
+        """The same split, each batch of which asks `admit` first and is noted: whenever it is drawn, by whomever."""
 
         def fetch(positions: Sequence[int], epoch: int) -> Tensor:
             self.admit(name)

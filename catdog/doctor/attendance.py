@@ -1,7 +1,8 @@
 """Attendance: which pictures of each split a training has really drawn. T04: samples never used, a loader that stands still."""
 
-from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain, groupby
 
 from catdog.doctor.findings import Culprit, Finding
 
@@ -12,35 +13,27 @@ LEAST, MOST = 0.5, 1.5
 
 
 class Attendance:
-    """Counts every draw of an epoch by split and position."""
+    """The batches of an epoch by split, as they were drawn."""
 
     def __init__(self) -> None:
-        self._draws: defaultdict[str, Counter[int]] = defaultdict(Counter)
-        self._last: dict[str, tuple[int, ...]] = {}
-        self._same: Counter[str] = Counter()
-        self._stuck: dict[str, tuple[int, ...]] = {}
+        self._batches: defaultdict[str, list[tuple[int, ...]]] = defaultdict(list)
 
     def note(self, split: str, positions: Sequence[int]) -> None:
         """Note a batch, by the positions of its pictures in the split."""
-        batch = tuple(positions)
-        self._draws[split].update(batch)
-        self._same[split] = self._same[split] + 1 if batch == self._last.get(split) else 1
-        self._last[split] = batch
-        if self._same[split] == SAME:
-            self._stuck.setdefault(split, batch)
+        self._batches[split].append(tuple(positions))
 
-    def close(self, declared: dict[str, int]) -> Iterator[Finding]:
+    def close(self, declared: Mapping[str, int]) -> Iterator[Finding]:
         """End an epoch, of which `declared` says how many pictures of each split are drawn; what of it is not so."""
-        draws, self._draws = self._draws, defaultdict(Counter)
-        stuck, self._stuck = self._stuck, {}
+        drawn, self._batches = self._batches, defaultdict(list)
         for split, wanted in declared.items():
-            drawn, different = draws[split].total(), len(draws[split])
-            if split in stuck and wanted > len(stuck[split]):
+            number, different = sum(map(len, drawn[split])), len(set(chain.from_iterable(drawn[split])))
+            still = [batch for batch, times in ((batch, len(list(same))) for batch, same in groupby(drawn[split])) if times >= SAME]
+            if still and wanted > len(still[0]):
                 yield _finding(split, f"{SAME} batches of {split} in a row were the same one.", (
-                    f"the pictures at {', '.join(map(str, stuck[split][:8]))}", f"{different} different pictures of {wanted} in the epoch",
+                    f"the pictures at {', '.join(map(str, still[0][:8]))}", f"{different} different pictures of {wanted} in the epoch",
                 ))
-            elif not LEAST * wanted <= drawn <= MOST * wanted:
-                yield _finding(split, f"An epoch draws {drawn} pictures of {split}, which has {wanted} for it.", (
+            elif not LEAST * wanted <= number <= MOST * wanted:
+                yield _finding(split, f"An epoch draws {number} pictures of {split}, which has {wanted} for it.", (
                     f"{different} different ones", f"expected {LEAST:.0%} to {MOST:.0%} of {wanted}",
                 ))
 

@@ -117,7 +117,7 @@ def data_of(
             name: DataSplit(Looks(one, transform), [dataset.path(record) for record in one.records]) for name, one in pictures.items()
         },
         labels_in=_rule(dataset.records, dataset.labels, by_path),
-        prepare=lambda picture: transform(torch.from_numpy(preprocess.pixels(decode(picture)))), normalise=normalise,
+        prepare=lambda picture: transform(torch.from_numpy(preprocess.pixels(decode(picture)).copy())), normalise=normalise,
         loader=loader, augmented=config.augment != "none", order="weighted" if config.balance == "sampler" else "shuffled",
         balance=config.balance, population=population,
     )
@@ -155,7 +155,7 @@ class Looks(Sequence[Any]):
         place = range(len(self))[position]
         epoch, self._looks[place] = self._looks[place], self._looks[place] + 1
         view = self._pictures.view(self._pictures.decode(place), place, epoch)
-        return self._transform(torch.from_numpy(view)), self._pictures.dataset.target(self._pictures.records[place])
+        return self._transform(torch.from_numpy(view.copy())), self._pictures.dataset.target(self._pictures.records[place])
 
 
 def _anew(prepared: "Prepared", size: int) -> Classifier:
