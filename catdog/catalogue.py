@@ -1,10 +1,12 @@
-"""NETWORKS, check, preprocess, has_weights, image_size, licence: which networks there are, and what each needs. Torch-free.
+"""NETWORKS, brought, check, preprocess, has_weights, image_size, licence: which networks there are, and what each needs. Torch-free.
 
-The networks themselves are built in models/; a test holds the names here, those of models/ and those of torchvision equal.
+The networks themselves are built in models/; a test holds the names here, those of models/ and those of torchvision equal. Beside them
+are those that other installed packages bring along: of these only the names are known here, and none of their code is run.
 """
 
 from dataclasses import dataclass
 from difflib import get_close_matches
+from importlib.metadata import entry_points
 from typing import TypedDict
 
 from catdog.errors import BadConfig
@@ -13,6 +15,10 @@ from catdog.torchvision_catalogue import ROWS, Row
 FLOOR = 16
 """Pixels. No network is offered below this side, whatever it could compute: there is nothing left to see."""
 DEFAULT_IMAGE_SIZE = 224
+GROUP = "catdog.models"
+"""Of entry points, by which an installed package says that it brings networks along: name = "package.module:Class"."""
+USER = "user"
+"""The family of these."""
 
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _HALF = (0.5, 0.5, 0.5)
@@ -66,10 +72,10 @@ class Network:
     fixed_size: bool
     """Whether its pretrained weights fit no other size than image_size."""
     parameters: int
-    """Numbers to learn, counted with 1000 outputs (unet: 2)."""
+    """Numbers to learn, counted with 1000 outputs (unet: 2); 0 where nobody has counted."""
     weights: Weights | None = None
     package: str | None = None
-    """The registry package (its import name) that carries the weights."""
+    """The registry package (its import name) that carries the weights; of family USER, the one that brings the network along."""
 
 
 def _from_torchvision(family: str, row: Row) -> Network:
@@ -118,13 +124,25 @@ NETWORKS: dict[str, Network] = {
 """Every network by its name: our default, the workshop's, and torchvision's."""
 
 
+def brought() -> dict[str, Network]:
+    """The networks that installed packages bring along, by name. A name of the catalogue is the catalogue's."""
+    return {
+        entry.name: Network(
+            name=entry.name, family=USER, image_size=DEFAULT_IMAGE_SIZE, smallest=FLOOR, multiple=1, fixed_size=False, parameters=0,
+            package=entry.dist.name if entry.dist else None,
+        )
+        # Of two with one name it is the first, as in models/brought.py.
+        for entry in reversed(tuple(entry_points(group=GROUP))) if entry.name not in NETWORKS
+    }
+
+
 def find(name: object) -> Network:
     """The network of that name.
 
     Raises:
         BadConfig: there is none; the remedy names the closest.
     """
-    network = NETWORKS.get(name) if isinstance(name, str) else None
+    network = NETWORKS.get(name) or brought().get(name) if isinstance(name, str) else None
     if network is None:
         close = get_close_matches(str(name).lower(), NETWORKS, n=3)
         closest = f"Did you mean {' or '.join(close)}? " if close else ""
@@ -142,7 +160,7 @@ def has_weights(name: object) -> bool:
 
 
 def image_size(name: object) -> int:
-    """What a network is made for, in pixels; for a name that is none a usual size: check() refuses the name itself."""
+    """What a network is made for, in pixels; a usual size where nobody says it, as check() refuses a name that is none."""
     network = NETWORKS.get(name) if isinstance(name, str) else None
     return DEFAULT_IMAGE_SIZE if network is None else network.image_size
 

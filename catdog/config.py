@@ -154,6 +154,10 @@ class TrainConfig(BaseModel):
     precision: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto", description="What a GPU multiplies in; weights and sums stay float32. auto takes bfloat16 where the GPU has it.",
     )
+    doctor: Literal["gate", "warn", "off"] = Field(
+        "gate", description="What becomes of a run in which something is certainly wrong before it trains: gate refuses it, warn says it "
+        "and goes on, off does not look.",
+    )
     compile: bool = Field(False, description="Let torch.compile translate the network first: minutes at the start, quicker steps.")
     publish: Publish = Field(default_factory=Publish, description="What becomes of the model.")
 

@@ -263,6 +263,25 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
+def peak_memory(device: str) -> int:
+    """Bytes: the most that torch has taken on the GPU, or this process on the CPU, up to now."""
+    import resource
+
+    import torch
+
+    if device == "cuda":
+        return int(torch.cuda.max_memory_allocated())
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def wait(device: str) -> None:
+    """Until a GPU has done all that it was told; the CPU has."""
+    import torch
+
+    if device == "cuda":
+        torch.cuda.synchronize()
+
+
 def multiply_in(precision: str, *, device: str) -> "torch.dtype":
     """What networks multiply in on `device`, of what a config wants: auto, float32, bfloat16 or float16. On the CPU float32.
 

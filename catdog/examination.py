@@ -1,7 +1,7 @@
 """examine, draw_sheet: what a training would see, without training. The run of a job of kind `examine`.
 
     preparing    as a training's: what cannot work is refused here
-    examining    -> artifacts/contact_sheet.png
+    examining    -> doctor.json, artifacts/contact_sheet.png; and how long it would take
 """
 
 from collections.abc import Generator
@@ -12,6 +12,8 @@ from PIL import Image
 from catdog import balance, catalogue, device, sheets
 from catdog.config import TrainConfig
 from catdog.datasets import Dataset
+from catdog.doctor import gate
+from catdog.estimate import estimate
 from catdog.images import Preprocess
 from catdog.progress import Progress, fits
 from catdog.run import prepare
@@ -23,6 +25,8 @@ SHEET = "contact_sheet.png"
 def examine(folder: Path, settings: Settings) -> Generator[Progress]:
     """Work through the run folder as `run` would, as far as it can be told without training; the last Progress is `done`.
 
+    What the doctor finds is said, and refuses nothing.
+
     Raises:
         BadConfig, WeightsUnavailable, NoDevice, DatasetChanged: as `run`.
     """
@@ -32,11 +36,18 @@ def examine(folder: Path, settings: Settings) -> Generator[Progress]:
     shown = pictures if fits(pictures) else {name: pictures[name] for name in ("balance", "images")}
     yield Progress("phase", phase="preparing", result={"device": prepared.device.to_dict(), "pictures": shown})
     yield Progress("phase", phase="examining")
+    prepared.enter("examining")
+    report = gate.look(prepared)
+    yield from gate.said(report, phase="examining")
+    gate.amend(folder, report)
     sheet = draw_sheet(prepared.config, settings)
     artifacts = folder / "artifacts"
     artifacts.mkdir(exist_ok=True)
     sheet.save(artifacts / SHEET)
-    yield Progress("done", phase="examining", result={"pictures": shown, "artifacts": [SHEET]})
+    taken = estimate(prepared, settings)
+    yield Progress("done", phase="examining", result={
+        "pictures": shown, "artifacts": [SHEET], "doctor": gate.summary(report), "estimate": taken.to_dict(),
+    })
 
 
 def draw_sheet(config: TrainConfig, settings: Settings) -> Image.Image:

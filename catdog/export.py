@@ -11,7 +11,7 @@ import os
 import platform
 import shutil
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -68,10 +68,10 @@ def to_onnx(classifier: Classifier, path: Path, *, image_size: int) -> None:
         program.save(str(unfinished))
 
 
-def with_head(graph: Path, head: nn.Linear, path: Path) -> None:
-    """Write the graph again with the weight and bias of another head: a frozen backbone is exported once, not twice."""
+def with_head(graph: Path, head: nn.Module, path: Path) -> None:
+    """Write the graph again with the parameters of another head: a frozen backbone is exported once, not twice."""
     model = onnx.load(str(graph))
-    wanted = {"classifier.head.weight": head.weight, "classifier.head.bias": head.bias}
+    wanted = {f"classifier.head.{name}": parameter for name, parameter in head.named_parameters()}
     found = [initializer for initializer in model.graph.initializer if initializer.name in wanted]
     if len(found) != len(wanted):
         raise ExportMismatch(f"Expected {sorted(wanted)} in the graph. Received: {[initializer.name for initializer in found]}.")
@@ -84,12 +84,13 @@ def with_head(graph: Path, head: nn.Linear, path: Path) -> None:
 
 def package(
     folder: Path, *, classifier: Classifier, graph: Path, golden: Sequence[Path], preprocess: Preprocess, facts: dict[str, Any],
-    plots: Sequence[Path] = (),
+    plots: Sequence[Path] = (), examined: Callable[[Predictor], Path | None] = lambda _: None,
 ) -> str:
     """Build the model package at `folder` and return its digest (sha256 of package.json).
 
     `golden` are pictures of the validation split; `facts` is what else package.json shall say (labels, metrics, pictures, config);
-    `plots` are pictures of the training.
+    `plots` are pictures of the training. `examined` looks at the package, as it will be served, before it is one; the report it returns
+    goes into it.
 
     Raises:
         ExportMismatch: the graph's logits differ from the trained network's on the golden pictures.
@@ -107,12 +108,15 @@ def package(
         (unfinished / "plots").mkdir()
         for plot in plots:
             shutil.copyfile(plot, unfinished / "plots" / plot.name)
-        files = {str(path.relative_to(unfinished)): sha256_of(path) for path in sorted(unfinished.rglob("*")) if path.is_file()}
-        manifest = facts | {"format": FORMAT, "preprocess": preprocess.to_dict(), "versions": versions(), "files": files}
-        manifest["parity"] = {"golden_pictures": len(golden), "tolerance": TOLERANCE}
-        text = json.dumps(manifest, indent=2, allow_nan=False) + "\n"
-        (unfinished / "package.json").write_text(text)
-        _check_parity(unfinished)
+        facts = facts | {
+            "format": FORMAT, "preprocess": preprocess.to_dict(), "versions": versions(),
+            "parity": {"golden_pictures": len(golden), "tolerance": TOLERANCE},
+        }
+        _write_manifest(unfinished, facts)
+        report = examined(_checked(unfinished))
+        if report is not None:
+            shutil.copyfile(report, unfinished / report.name)
+        text = _write_manifest(unfinished, facts)
         for path in unfinished.rglob("*"):
             if path.is_file():
                 with path.open("rb") as file:
@@ -146,10 +150,19 @@ def _write_golden(folder: Path, pictures: Sequence[Path], classifier: Classifier
     np.save(folder / "logits.npy", logits.numpy())
 
 
-def _check_parity(folder: Path) -> None:
+def _write_manifest(folder: Path, facts: dict[str, Any]) -> str:
+    """package.json: the facts, and the sha256 of every other file."""
+    files = {str(path.relative_to(folder)): sha256_of(path) for path in sorted(folder.rglob("*")) if path.is_file()}
+    files.pop("package.json", None)
+    text = json.dumps(facts | {"files": files}, indent=2, allow_nan=False) + "\n"
+    (folder / "package.json").write_text(text)
+    return text
+
+
+def _checked(folder: Path) -> Predictor:
     """A package that loads has repeated the trained network's golden logits through ONNX Runtime."""
     try:
-        Predictor.load(folder)
+        return Predictor.load(folder)
     except CorruptPackage as error:
         raise ExportMismatch(f"The exported network does not answer as the trained one. {error.message}") from error
 

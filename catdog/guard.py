@@ -9,6 +9,7 @@ from dataclasses import replace
 
 from torch import Tensor
 
+from catdog.doctor.attendance import Attendance
 from catdog.errors import TestSplitTouched
 from catdog.loaders import Split
 from catdog.progress import PHASES
@@ -21,6 +22,7 @@ class Guard:
 
     def __init__(self) -> None:
         self._phase = PHASES[0]
+        self.attendance = Attendance()
 
     def enter(self, phase: str) -> None:
         """Note that the run is now in that phase, one of PHASES."""
@@ -36,10 +38,11 @@ class Guard:
             raise TestSplitTouched(f"Expected no batch of the test split before the phase testing. Received: one in {self._phase}.")
 
     def watch(self, name: str, split: Split) -> Split:
-        """The same split, each batch of which asks `admit` first: whenever it is drawn, by whomever."""
+        """The same split, each batch of which asks `admit` first and is noted: whenever it is drawn, by whomever."""
 
         def fetch(positions: Sequence[int], epoch: int) -> Tensor:
             self.admit(name)
+            self.attendance.note(name, positions)
             return split.fetch(positions, epoch)
 
         return replace(split, fetch=fetch)

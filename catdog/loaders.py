@@ -1,9 +1,12 @@
-"""Split, Splits, Pictures, shuffled, pixels, fill, features, compute_features: from a data set to batches of (pixels | features, target).
+"""Split, Splits, Pictures, Stopwatch, shuffled, pixels, fill, features, compute_features: from a data set to batches.
+
+A batch is (pixels | features, target).
 
 N images of a batch, S side, F features. The loop asks a Split for batches and cannot tell what they hold:
 pixels (N, S, S, 3) uint8 for a whole network, features (N, F) float32 for a head on a frozen backbone.
 """
 
+import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
@@ -127,6 +130,21 @@ def _ahead(pool: Executor, function: Callable[[_T], _R], items: Iterable[_T], nu
             yield under_way.popleft().result()
     while under_way:
         yield under_way.popleft().result()
+
+
+class Stopwatch:
+    """Adds up how long things take to come."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def over(self, items: Iterable[_T]) -> Iterator[_T]:
+        """The same items."""
+        coming, began = iter(items), time.monotonic()
+        for item in coming:
+            self.seconds += time.monotonic() - began
+            yield item
+            began = time.monotonic()
 
 
 def shuffled(images: int, *, seed: int, epoch: int) -> list[int]:

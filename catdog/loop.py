@@ -13,7 +13,6 @@ reports, and stops it by closing the generator: the state of the last finished s
 import time
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import asdict, replace
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -26,13 +25,13 @@ from catdog.config import BATCH_SIZE, TrainConfig
 from catdog.errors import NonFiniteLoss
 from catdog.labels import listed
 from catdog.learner import Learner
-from catdog.loaders import Split, Splits, shuffled
+from catdog.loaders import Split, Splits, Stopwatch, shuffled
 from catdog.losses import Loss
 from catdog.metrics import Answers, Measures, Tally
 from catdog.mixing import mix
 from catdog.progress import Progress
 from catdog.ranks import ALONE, Ranks
-from catdog.schedules import learning_rate
+from catdog.schedules import planned
 from catdog.state import State
 
 
@@ -55,10 +54,7 @@ def train(
     batch_size = config.batch_size or BATCH_SIZE
     steps_per_epoch = len(splits.train.plan(batch_size, ranks=ranks.size))
     steps = config.epochs * steps_per_epoch
-    rate_at = partial(
-        learning_rate, schedule=config.schedule, highest=config.learning_rate, warmup_steps=config.warmup_steps, steps=steps,
-        step_size=steps_per_epoch * (config.step_epochs or -(-config.epochs // 3)), step_factor=config.step_factor,
-    )
+    rate_at = planned(config, steps_per_epoch=steps_per_epoch)
 
     # 2. resume
     state = _resumed(learner, folder, fence=fence)
@@ -85,8 +81,8 @@ def train(
             began, done = time.monotonic(), state.step
             plan = splits.train.plan(batch_size, order_of(splits.train, config, epoch=state.epoch), ranks=ranks.size)
             said = Progress("step", phase="training", epoch=state.epoch + 1, epochs=config.epochs, step=state.step, steps=steps)
-            batches = splits.train.batches(plan, skip=state.batch, epoch=state.epoch, ranks=ranks)
-            for inputs, target in () if state.batch and state.is_out_of_time(config) else batches:
+            batches, wait = splits.train.batches(plan, skip=state.batch, epoch=state.epoch, ranks=ranks), Stopwatch()
+            for inputs, target in () if state.batch and state.is_out_of_time(config) else wait.over(batches):
                 learner.set_rate(rate := rate_at(state.step))
                 yield from _step_that_fits(learner, inputs, target, batch=plan[state.batch], split=splits.train, state=state, folder=folder)
                 state.seconds = ranks.first_says(time.monotonic() - clock)
@@ -102,6 +98,7 @@ def train(
                     yield from save()
 
             # 4. evaluate, and keep the best
+            took = round(time.monotonic() - began, 3)
             ranks.align(learner.judged)
             idle = replace(said, learning_rate=None, images_per_second=None, eta_seconds=None)
             val = yield from _measured(learner, splits.val, idle)
@@ -110,7 +107,10 @@ def train(
             state.note(val, config)
 
             # 5. say so, and save: in this order, so that no epoch is ever saved as finished and never heard of
-            yield replace(_epoch(said, state, trained, val, seen), learning_rate=rate_at(state.step - 1))
+            yield replace(
+                _epoch(said, state, trained, val, seen), learning_rate=rate_at(state.step - 1), train_seconds=took,
+                waited_seconds=round(wait.seconds, 3),
+            )
             yield from save()
     except GeneratorExit:
         if asdict(state) != saved[-1]:

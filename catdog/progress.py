@@ -1,7 +1,7 @@
 """Progress, fits: what a run says while it works, one JSON line each."""
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, Self
 
 MAX_LINE_BYTES = 64 * 1024
@@ -45,6 +45,10 @@ class Progress:
     best_epoch: int | None = None
     """The best epoch so far, by the config's best_by."""
     learning_rate: float | None = None
+    train_seconds: float | None = field(default=None, compare=False)
+    """Of an epoch: how long its steps took, with what came between them. Of two epochs that are otherwise the same it may differ."""
+    waited_seconds: float | None = field(default=None, compare=False)
+    """How much of that went by until the next batch was there."""
     images_per_second: float | None = None
     eta_seconds: float | None = None
     """Seconds to the end of the phase at the present pace."""

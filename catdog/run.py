@@ -1,6 +1,7 @@
 """run, Stop: the phases of one run, from its config to a model package.
 
     preparing   config, device, data set, network           -> nothing on disk: quick to do again
+    examining   the doctor looks at network, loop and data   -> doctor.json
     features    what is computed once for each picture: the  -> features/{backbone.onnx, train, val, test}.safetensors
                 frozen backbone's features, or its decoding     the decode cache, which other runs share
     training    the loop                                     -> checkpoints/
@@ -46,7 +47,10 @@ from catdog.cache import Cache
 from catdog.config import BATCH_SIZE, TrainConfig
 from catdog.datasets import Dataset, Record
 from catdog.device import Device
-from catdog.errors import FAILURES, BadConfig, BadInput, CatdogError, DatasetChanged, NotFound, Unavailable
+from catdog.doctor import gate, selection
+from catdog.doctor.findings import Report
+from catdog.doctor.guards import Guards
+from catdog.errors import FAILURES, BadConfig, BadInput, CatdogError, DatasetChanged, NotFound, Unavailable, Unhealthy
 from catdog.files import sha256_of, write_atomically
 from catdog.guard import Guard
 from catdog.images import Preprocess
@@ -58,6 +62,9 @@ from catdog.ranks import ALONE, Ranks
 from catdog.settings import Settings
 from catdog.splits import SPLITS
 from catdog.state import State
+
+HEAVY = 10_000_000
+"""Parameters."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +86,11 @@ class Prepared:
     def frozen(self) -> bool:
         """Whether nothing before the features is trained: then they are computed once."""
         return not any(parameter.requires_grad for parameter in self.classifier.backbone.parameters())
+
+    @property
+    def is_heavy(self) -> bool:
+        """Whether a pass of a small picture takes more than milliseconds."""
+        return sum(parameter.numel() for parameter in self.classifier.parameters()) > HEAVY
 
     @property
     def network(self) -> nn.Module:
@@ -144,6 +156,8 @@ def _phases(folder: Path, settings: Settings, *, fence: int, resume_from: Path |
     pictures = prepared.pictures
     shown = pictures if fits(pictures) else {name: pictures[name] for name in ("balance", "images")}
     yield Progress("phase", phase="preparing", result={"device": prepared.device.to_dict(), "pictures": shown})
+    yield prepared.enter("examining")
+    yield from gate.examining(prepared)
     yield prepared.enter("features")
     yield from features(prepared)
     yield prepared.enter("training")
@@ -151,7 +165,7 @@ def _phases(folder: Path, settings: Settings, *, fence: int, resume_from: Path |
     yield prepared.enter("testing")
     yield from testing(prepared)
     yield prepared.enter("packaging")
-    digest = packaging(prepared)
+    digest = yield from packaging(prepared)
     metrics = json.loads((folder / "metrics.json").read_text())
     if not fits(metrics):  # the package has them all
         for split in ("val", "test"):
@@ -159,7 +173,7 @@ def _phases(folder: Path, settings: Settings, *, fence: int, resume_from: Path |
     artifacts = sorted(path.name for path in (folder / "artifacts").glob("*.svg"))
     yield Progress("done", phase="packaging", result={
         "digest": digest, "labels": list(prepared.dataset.labels), "metrics": metrics, "stop_reason": metrics["stop_reason"],
-        "artifacts": artifacts,
+        "artifacts": artifacts, "doctor": gate.summary(Report.read(folder) or Report()),
     })
 
 
@@ -283,7 +297,12 @@ def training(prepared: Prepared, *, fence: int) -> Iterator[Progress]:
 
 
 def train_as(ranks: Ranks, prepared: Prepared, *, fence: int) -> Generator[Progress]:
-    """The loop, as one of the ranks that share it; the first writes each epoch's line to metrics.jsonl."""
+    """The loop, as one of the ranks that share it; the first writes each epoch's line to metrics.jsonl, and is guarded.
+
+    Raises:
+        Unhealthy: a guard found what is certainly wrong, and the config says gate.
+    """
+    guards = _guards(prepared, ranks)
     steps = loop.train(
         prepared.network, Splits(*map(prepared.split, prepared.while_training)), prepared.config, labels=len(prepared.dataset.labels),
         device=prepared.device.name, folder=prepared.folder / "checkpoints", fence=fence, ranks=ranks,
@@ -294,6 +313,19 @@ def train_as(ranks: Ranks, prepared: Prepared, *, fence: int) -> Generator[Progr
                 with (prepared.folder / "metrics.jsonl").open("a") as history:
                     history.write(step.to_json() + "\n")
             yield step
+            for finding in guards.of(step) if guards is not None else ():
+                yield from gate.verdict(finding, prepared, phase="training")
+
+
+def _guards(prepared: Prepared, ranks: Ranks) -> Guards | None:
+    """What looks on while the first rank trains."""
+    if prepared.config.doctor == "off" or not ranks.is_first:
+        return None
+    return Guards(
+        prepared.network, prepared.config, prepared.guard.attendance,
+        declared={name: len(ranks.shard(prepared.records[name])) for name in prepared.while_training},
+        is_resumed=(prepared.folder / "checkpoints").exists(),
+    )
 
 
 def testing(prepared: Prepared) -> Iterator[Progress]:
@@ -312,11 +344,29 @@ def testing(prepared: Prepared) -> Iterator[Progress]:
         answers = yield from loop.evaluate(
             prepared.network, prepared.split(split), loss=loss, device=prepared.device.name, batch_size=config.batch_size or BATCH_SIZE,
         )
-        metrics[split] = Measures.of(answers).to_dict(prepared.dataset.labels)
+        measures = Measures.of(answers)
+        metrics[split] = measures.to_dict(prepared.dataset.labels)
+        if split == "val":
+            yield from _repeated(prepared, measures, best_epoch=state.best_epoch)
     facts = {"best_epoch": state.best_epoch, "stop_reason": state.stop_reason(config)}
     draw(prepared, metrics["test"])
     with write_atomically(path) as unfinished:
         unfinished.write_text(json.dumps({**facts, **metrics}, indent=2))
+
+
+def _repeated(prepared: Prepared, measures: Measures, *, best_epoch: int) -> Iterator[Progress]:
+    """Before the test split is looked at: are these weights what was measured?
+
+    Raises:
+        Unhealthy: they are not, and the config says gate.
+    """
+    if prepared.config.doctor == "off":
+        return
+    found = list(selection.repeats(epochs.read(prepared.folder), prepared.config, best_epoch=best_epoch, measured=measures))
+    for finding in found:
+        yield from gate.verdict(finding, prepared, phase="testing")
+    if not found:
+        gate.amend(prepared.folder, Report(passed=("T05",)))
 
 
 def draw(prepared: Prepared, test: dict[str, Any]) -> None:
@@ -330,8 +380,12 @@ def draw(prepared: Prepared, test: dict[str, Any]) -> None:
         (artifacts / f"{name}.svg").write_text(picture)
 
 
-def packaging(prepared: Prepared) -> str:
-    """The phase `packaging`: write the model package and return its digest."""
+def packaging(prepared: Prepared) -> Generator[Progress, None, str]:
+    """The phase `packaging`: write the model package and return its digest.
+
+    Raises:
+        ExportMismatch, Unhealthy: it does not answer as the trained network does.
+    """
     folder, config, dataset = prepared.folder, prepared.config, prepared.dataset
     if (folder / "package").exists():  # renamed into place last, so it is whole
         return sha256_of(folder / "package" / "package.json")
@@ -351,10 +405,17 @@ def packaging(prepared: Prepared) -> str:
     # Alternately from each label, so that a package's golden pictures show every answer.
     by_label = [[record for record in prepared.records["val"] if record.label == label] for label in dataset.labels]
     golden = [records[turn] for turn in range(export.GOLDEN_PICTURES) for records in by_label if turn < len(records)]
-    digest = export.package(
-        folder / "package", classifier=prepared.classifier, graph=graph, preprocess=prepared.preprocess, facts=facts,
-        golden=[dataset.path(record) for record in golden[: export.GOLDEN_PICTURES]], plots=sorted((folder / "artifacts").glob("*.svg")),
-    )
+    said: list[Progress] = []
+    try:
+        digest = export.package(
+            folder / "package", classifier=prepared.classifier, graph=graph, preprocess=prepared.preprocess, facts=facts,
+            golden=[dataset.path(record) for record in golden[: export.GOLDEN_PICTURES]],
+            plots=sorted((folder / "artifacts").glob("*.svg")), examined=lambda predictor: gate.packaged(prepared, predictor, said),
+        )
+    except Unhealthy:
+        yield from said
+        raise
+    yield from said
     graph.unlink()
     return digest
 

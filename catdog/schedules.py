@@ -1,6 +1,10 @@
-"""learning_rate, steps_per_epoch: how far a step goes and how many there are; pure functions, testable without a network."""
+"""learning_rate, planned, steps_per_epoch: how far a step goes and how many there are; pure functions, testable without a network."""
 
 import math
+from collections.abc import Callable
+from functools import partial
+
+from catdog.config import TrainConfig
 
 
 def learning_rate(
@@ -20,6 +24,15 @@ def learning_rate(
         return highest * step_factor ** (step // step_size)
     done = (step - warmup_steps) / max(1, steps - warmup_steps)
     return highest * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+
+
+def planned(config: TrainConfig, *, steps_per_epoch: int) -> Callable[[int], float]:
+    """The learning rate of every step of a training, from 0 on."""
+    return partial(
+        learning_rate, schedule=config.schedule, highest=config.learning_rate, warmup_steps=config.warmup_steps,
+        steps=config.epochs * steps_per_epoch, step_size=steps_per_epoch * (config.step_epochs or -(-config.epochs // 3)),
+        step_factor=config.step_factor,
+    )
 
 
 def steps_per_epoch(images: int, *, batch_size: int, ranks: int = 1) -> int:

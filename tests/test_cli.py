@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +18,7 @@ from catdog.config import TrainConfig
 from catdog.errors import NoDevice
 from catdog.machine import Machine
 from catdog.settings import Settings, described
+from tests.brought import SOURCE, bring
 from tests.living import Finished, command_line
 from tests.pictures import lay_out, pets
 
@@ -266,3 +268,44 @@ def test_a_hostile_name_in_an_error_is_shown_harmlessly(settings: Settings, tmp_
     (source / "bird\x1b[31m\n.png").write_bytes(b"x")
     done = command_line("data", "import", str(source), settings=settings)
     assert done.returncode == 2 and "\x1b" not in done.stderr and "  bird\\x1b[31m\\n.png\n" in done.stderr
+
+
+@pytest.fixture
+def wired(tmp_path: Path) -> Path:
+    """A file with the seed's bug, and other networks."""
+    path = tmp_path / "networks.py"
+    path.write_text(SOURCE + "print('imported')\n")
+    return path
+
+
+def test_the_doctor_examines_anyones_network(finished: Finished, settings: Settings, wired: Path) -> None:
+    settings.make_folders()
+    options = ("--image-size", "32", "--data", str(finished.pictures))
+    done = command_line("doctor", *options, "--model", f"{wired}:Wired", settings=settings)
+    assert done.returncode == EXIT_CODES["doctor"] == 3, done.stderr
+    assert "ERROR   M01" in done.stdout and "networks.py:" in done.stdout and "did you mean" in done.stdout.lower()
+    assert "imported" in done.stderr and "imported" not in done.stdout
+    done = command_line("doctor", *options, "--model", f"{wired}:Whole", "--json", settings=settings)
+    assert done.returncode == 3 and "needs arguments" in json.loads(done.stdout)["findings"][0]["message"], "image_size"
+    wrong = command_line("doctor", *options, settings=settings)
+    assert wrong.returncode == 2 and "--model" in wrong.stderr and "Traceback" not in wrong.stderr
+
+
+def test_the_doctor_reads_a_run_without_torch(finished: Finished, tmp_path: Path) -> None:
+    shutil.copy(finished.run / "config.json", tmp_path)
+    lines = [
+        {"kind": "epoch", "epoch": epoch, "epochs": 4, "train_loss": 0.7 * epoch**2, "val_loss": 0.7} for epoch in range(1, 5)
+    ]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    done = command_line("doctor", "--run", str(tmp_path), settings=finished.settings)
+    assert done.returncode == 0 and "WARNING C01 The learning rate is too high" in done.stdout, done.stderr
+    done = command_line("doctor", "--run", str(finished.run), "--json", settings=finished.settings)
+    answer = json.loads(done.stdout)
+    assert done.returncode == 0 and answer["healthy"] and "M01" in answer["passed"] and isinstance(answer["curve"], list)
+    missing = command_line("doctor", "--run", str(tmp_path / "none"), settings=finished.settings)
+    assert missing.returncode == 2 and "config.json" in missing.stderr
+
+
+def test_the_models_of_other_packages_are_listed(settings: Settings, tmp_path: Path) -> None:
+    done = command_line("models", "list", settings=settings, extra={"PYTHONPATH": str(bring(tmp_path)), "COLUMNS": "200"})
+    assert done.returncode == 0 and re.search(r"wired .* of brought-networks", done.stdout), done.stdout

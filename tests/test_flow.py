@@ -1,6 +1,7 @@
 """The flow, through real processes: upload -> job -> prediction, and what must hold on the way."""
 
 import io
+import json
 import time
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from catdog import sources
 from catdog.datasets import Dataset
 from catdog.images import Preprocess, decode
 from catdog.loaders import Pictures
+from tests.brought import bring
 from tests.living import FAST_JOB, LiveStack, command_line, until
 
 
@@ -146,9 +148,33 @@ def test_a_dry_run_shows_what_a_training_would_see(stack: LiveStack, dataset: di
     job = stack.wait_for_end(accepted["id"])
     assert (job["kind"], job["state"], job["model"], job["phase"]) == ("examine", "succeeded", None, "examining")
     assert job["result"]["pictures"]["images"]["train"] == 10
+    assert job["result"]["doctor"]["healthy"] and job["result"]["doctor"]["passed"] >= 3
+    taken = job["result"]["estimate"]
+    assert taken["steps_per_epoch"] == 2 and taken["seconds_per_epoch"] > taken["seconds_per_step"] > 0
+    assert taken["peak_memory_bytes"] > 1e8 and 1e6 < taken["disk_bytes"] < taken["free_disk_bytes"]
+    assert stack.client.get(job["links"]["doctor"]).json()["healthy"]
+    assert not (stack.settings.runs / job["id"] / "checkpoints").exists()
     link, = job["links"]["artifacts"]
     sheet = Image.open(io.BytesIO(stack.client.get(link).content))
     assert sheet.format == "PNG" and sheet.width > 8 * 32 and len(sheet.getcolors(sheet.width * sheet.height) or ()) > 100
+
+
+def test_a_job_with_a_dead_branch_is_refused_before_it_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The seed's bug, in a network that an installed package brings along."""
+    (tmp_path / "site").mkdir()
+    monkeypatch.setenv("PYTHONPATH", str(bring(tmp_path / "site")))
+    with LiveStack(tmp_path / "stack") as stack:
+        dataset = stack.drawn(tmp_path / "pictures")
+        fields = {"model": "wired", "image_size": 32, "epochs": 1}
+        job = stack.wait_for_end(stack.post_job(dataset, **fields))
+        assert (job["state"], job["phase"], job["error"]["code"], job["model"]) == ("failed", "examining", "doctor", None), job
+        assert "M01" in job["error"]["message"] and job["error"]["remedy"]
+        (finding,) = [one for one in stack.client.get(job["links"]["doctor"]).json()["findings"] if one["severity"] == "error"]
+        assert "brought_networks.py" in json.dumps(finding) and "x1_up" in json.dumps(finding) and finding["culprit"]["parameters"] > 0.5
+        events = stack.client.get(job["links"]["events"]).text
+        assert "event: finding" in events and "event: failed" in events and '"training"' not in events
+        whole = stack.wait_for_end(stack.post_job(dataset, **fields | {"model": "whole"}))
+        assert whole["state"] == "succeeded" and whole["result"]["doctor"]["healthy"], whole
 
 
 def test_a_running_job_is_cancelled_and_leaves_no_process(stack: LiveStack, dataset: dict[str, Any]) -> None:

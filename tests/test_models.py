@@ -68,6 +68,7 @@ def one_thread() -> Iterator[None]:
 def parameters_as_in_the_catalogue(classifier: Classifier, network: Network) -> int:
     """Counted as torchvision counts: for its own head, at the size the network is made for, with Inception's auxiliary output."""
     count = sum(parameter.numel() for parameter in classifier.backbone.parameters())
+    assert isinstance(classifier.head, nn.Linear)
     features = classifier.head.in_features
     if network.family == "vit":  # it was built at its smallest size: one position for each patch
         count += ((network.image_size // network.multiple) ** 2 - (network.smallest // network.multiple) ** 2) * features

@@ -5,6 +5,7 @@ import os
 import shutil
 import threading
 from collections.abc import Iterator
+from dataclasses import asdict
 from functools import partial
 from typing import Any
 
@@ -12,11 +13,12 @@ import httpx
 import pytest
 
 from catdog.datasets import Dataset
+from catdog.doctor.findings import Culprit, Finding, Report
 from catdog.jobs import JobState, JobStore
 from catdog.process import Identity
 from catdog.progress import Progress
 from catdog.sources import draw, import_folder
-from tests.serving import Service, claim, is_problem, wait_for
+from tests.serving import CONFIG, Service, claim, is_problem, wait_for
 
 pytest_plugins = ("tests.service_fixtures",)
 
@@ -238,6 +240,25 @@ def test_a_dry_run_is_an_examination_with_artifacts(shared_service: Service, dat
     is_problem(shared_service.client.get(f"/v1/jobs/{job}/artifacts/other.png"), 404, "not_found")
     for name in ("..%2fconfig.json", "%2e%2e/config.json", "contact_sheet.exe", "CONTACT_SHEET.png"):
         assert shared_service.client.get(f"/v1/jobs/{job}/artifacts/{name}").status_code in (404, 422)
+
+
+def test_the_doctors_report_and_what_the_curves_say_are_served(shared_service: Service, jobs: JobStore) -> None:
+    job = jobs.create(CONFIG)[0].id
+    path = shared_service.client.get(f"/v1/jobs/{job}").json()["links"]["doctor"]
+    assert "examining" in is_problem(shared_service.client.get(path), 404, "not_found")["remedy"]
+    folder = shared_service.settings.runs / job
+    folder.mkdir()
+    finding = Finding("M01", "error", "Dead branch.", Culprit("down1", "network.py:7", 0.9, 0.5), ("noise changes nothing",), "Use it.")
+    report = Report((finding,), passed=("M02",), not_run={"M06": "budget"}, seconds=1.5)
+    (folder / "doctor.json").write_text(json.dumps(report.to_dict()))
+    answer = shared_service.client.get(path)
+    assert answer.json() == report.to_dict() | {"findings": [asdict(finding) | {"evidence": ["noise changes nothing"]}], "curve": []}
+    assert Report.from_dict(answer.json()) == report
+    epochs = [{"kind": "epoch", "epoch": number, "epochs": 4, "train_loss": 0.7 * number**2, "val_loss": 0.7} for number in range(1, 5)]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(epoch) + "\n" for epoch in epochs))
+    assert [one["code"] for one in shared_service.client.get(path).json()["curve"]] == ["C01"]
+    assert shared_service.client.get(path, headers={"If-None-Match": answer.headers["etag"]}).status_code == 200, "it says something else"
+    is_problem(shared_service.client.get("/v1/jobs/job_none/doctor"), 404, "not_found")
 
 
 def test_who_waits_is_answered_when_the_service_stops(service: Service) -> None:

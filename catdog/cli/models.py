@@ -6,6 +6,7 @@ import typer
 from rich.table import Column, Table
 
 from catdog.cli.terminal import out
+from catdog.labels import shown
 from catdog.settings import Settings
 
 app = typer.Typer(no_args_is_help=True, help="Networks: which there are, and their pretrained weights.")
@@ -18,12 +19,15 @@ def list_() -> None:
 
     folder = Settings.load().weights
     table = Table(Column("network", no_wrap=True), "size", "parameters", Column("weights", no_wrap=True), "their licence")
-    for network in catalogue.NETWORKS.values():
+    for network in (*catalogue.NETWORKS.values(), *catalogue.brought().values()):
         where, licence = "none exist", ""
         if catalogue.has_weights(network.name):
             where = "here" if weights.on_this_machine(network.name, folder) else "to be fetched"
             licence = catalogue.licence(network.name, "imagenet")
-        table.add_row(network.name, str(network.image_size), f"{network.parameters / 1e6:.1f} M", where, licence)
+        if network.family == catalogue.USER:
+            where, licence = "none known", f"of {network.package}"
+        parameters = f"{network.parameters / 1e6:.1f} M" if network.parameters else "not counted"
+        table.add_row(shown(network.name), str(network.image_size), parameters, where, licence)
     out.print(table)
     out.print("What is to be fetched: catdog models fetch NETWORK")
 

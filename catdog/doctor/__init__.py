@@ -6,56 +6,23 @@
 It needs no service, no queue and no data set of catdog's: any network, any loss, anyone's own training step. The model, the optimizer
 and every generator are afterwards what they were before, bit by bit. An error is said only of what is certainly wrong; the rest is a
 warning.
+
+What has to do with networks is imported when it is asked for: the service, which has no torch, reads findings and curves.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-from torch import nn
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
-
-from catdog.doctor.catalogue import EXAMINATIONS
 from catdog.doctor.findings import Culprit, Finding, Report
-from catdog.doctor.patient import Batch, Data, DataSplit, Intent, Loss, Patient, Serving, Training
-from catdog.doctor.visit import visit
+
+if TYPE_CHECKING:
+    from catdog.doctor.consultation import examine
+    from catdog.doctor.patient import Data, DataSplit, Intent, Patient, Serving, Training
 
 __all__ = ["Culprit", "Data", "DataSplit", "Finding", "Intent", "Patient", "Report", "Serving", "Training", "examine"]
 
-BUDGET = 30.0
-"""Seconds."""
 
-
-def examine(  # noqa: PLR0913 - one organ each, all but two optional
-    model: nn.Module,
-    batch: Batch,
-    loss: Loss | None = None,
-    optimizer: Optimizer | None = None,
-    *,
-    step: Callable[[nn.Module, Batch, Loss, Optimizer], object] | None = None,
-    evaluate: Callable[[nn.Module, Iterable[Batch], Loss], Mapping[str, float]] | None = None,
-    scheduler: LRScheduler | None = None,
-    intent: Intent | None = None,
-    data: Data | None = None,
-    training: Training | None = None,
-    serving: Serving | None = None,
-    budget: float = BUDGET,
-) -> Report:
-    """Examine a network and the loop that trains it.
-
-    Args:
-        model: the network, in training mode, on the device of the batch.
-        batch: (inputs, target), real data with more than one label in it; eight images are enough.
-        loss: loss(what the network returns, target), as the loop calls it.
-        optimizer: the one that trains the network.
-        step: one training step of your own loop, step(model, batch, loss, optimizer); by default the usual one.
-        evaluate: your own evaluation, evaluate(model, batches, loss) -> {"loss": ..., "accuracy": ...}.
-        scheduler: of the learning rate, if there is one.
-        intent: what is meant, where it is not the usual: what is frozen, unused, tied.
-        data, training, serving: more organs, see patient.py.
-        budget: seconds; what it does not reach stands in the report as not made.
-    """
-    patient = Patient(
-        model, batch, loss, optimizer, step=step, evaluate=evaluate, scheduler=scheduler, intent=intent or Intent(), data=data,
-        training=training, serving=serving,
-    )
-    return visit(patient, EXAMINATIONS, budget=budget)
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module("catdog.doctor.consultation" if name == "examine" else "catdog.doctor.patient"), name)

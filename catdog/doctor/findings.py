@@ -1,11 +1,14 @@
 """Severity, Culprit, Finding, Report: what the doctor has found, as text and as doctor.json."""
 
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any, Literal, Self
 
 from catdog.errors import Unhealthy
 
+REPORT = "doctor.json"
 Severity = Literal["error", "warning", "info"]
 """error: certainly wrong, the run is refused. warning: it runs, and somebody should look. info: worth knowing."""
 
@@ -112,8 +115,16 @@ class Report:
         }
 
     @classmethod
+    def read(cls, run_folder: Path) -> Self | None:
+        """The doctor.json of a run; None before there is one."""
+        try:
+            return cls.from_dict(json.loads((run_folder / REPORT).read_text()))
+        except FileNotFoundError:
+            return None
+
+    @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> Self:
-        """Read doctor.json."""
+        """Read what to_dict wrote."""
         findings: Iterable[Mapping[str, Any]] = fields["findings"]
         return cls(
             tuple(map(Finding.from_dict, findings)), passed=tuple(fields["passed"]), not_run=fields["not_run"], seconds=fields["seconds"],

@@ -8,7 +8,7 @@ from torch import nn
 from catdog import catalogue
 from catdog import weights as weights_files
 from catdog.errors import BadConfig
-from catdog.models import lite, torchvision_networks, unet
+from catdog.models import brought, lite, torchvision_networks, unet
 from catdog.models.classifier import Classifier, Normalise
 
 __all__ = ["Classifier", "build"]
@@ -23,21 +23,24 @@ def build(name: str, *, labels: Sequence[str], weights: str, image_size: int, we
     Random numbers come from torch's generator: the same torch.manual_seed gives the same network. Nothing is downloaded.
 
     Args:
-        name: a name of the catalogue.
+        name: a name of the catalogue, or of a network that an installed package brings along.
         labels: at least two, in the order of the outputs.
         weights: imagenet (pretrained backbone, random head) or none (all random).
         image_size: side of the square it will see, in pixels.
         weights_folder: where fetched weights lie; None: only those of a registry package can be used.
 
     Raises:
-        BadConfig: unknown name, a size it cannot take, fewer than two labels.
+        BadConfig: unknown name, a size it cannot take, fewer than two labels, a network of another package that does not do.
         WeightsUnavailable: the weights are not on this machine, or are not what the catalogue says. Nothing was built.
     """
     catalogue.check(name, weights=weights, image_size=image_size)
     if len(labels) < 2:
         raise BadConfig(f"Expected at least two labels. Received: {list(labels)}.", field="dataset")
     pretrained = weights_files.verified(name, weights_folder) if weights == "imagenet" else None
-    network = catalogue.NETWORKS[name]
+    network = catalogue.find(name)
+    if network.family == catalogue.USER:
+        whole, outputs = brought.build(name, labels=len(labels), image_size=image_size)
+        return Classifier(Normalise(_PLAIN, _PLAIN), whole, nn.Identity() if outputs == len(labels) else nn.Linear(outputs, len(labels)))
     if network.family == "efficientnet_lite":
         backbone, features = lite.build(name, image_size=image_size, pretrained=pretrained)
     elif network.family == "unet":

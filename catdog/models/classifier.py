@@ -33,8 +33,8 @@ class Normalise(nn.Module):
 class Classifier(nn.Module):
     """A network with one output per label. Its state dict has the prefixes normalise, backbone and head."""
 
-    def __init__(self, normalise: Normalise, backbone: nn.Module, head: nn.Linear) -> None:
-        """`backbone` takes normalised images (N, 3, S, S) and gives the head's input (N, F)."""
+    def __init__(self, normalise: Normalise, backbone: nn.Module, head: nn.Linear | nn.Identity) -> None:
+        """`backbone` takes normalised images (N, 3, S, S) and gives the head's input (N, F), or logits where there is no head."""
         super().__init__()
         self.normalise = normalise
         self.backbone = backbone

@@ -197,7 +197,7 @@ def _tail(path: Path, size: int) -> str:
 
 def _json(job: Job) -> dict[str, Any]:
     here = f"/v1/jobs/{job.id}"
-    links: dict[str, Any] = {"self": here} | {name: f"{here}/{name}" for name in ("events", "logs", "cancel", "clone")}
+    links: dict[str, Any] = {"self": here} | {name: f"{here}/{name}" for name in ("events", "logs", "doctor", "cancel", "clone")}
     if job.kind == "train":
         links |= {"metrics": f"{here}/metrics", "curves": f"{here}/curves.svg", "resume": f"{here}/resume"}
     if job.resumed_from is not None:
