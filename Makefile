@@ -7,7 +7,7 @@ INSTALLED := $(VENV)/installed
 # A recipe that was cut off leaves no empty secret that counts as made.
 .DELETE_ON_ERROR:
 
-.PHONY: demo test test-long containers-test bench secrets check lint lock up clean
+.PHONY: demo test test-long containers-test zoo bench mutations secrets check lint lock up clean
 
 demo: $(INSTALLED)  ## train on photographs by HTTP and ask about ten that no training saw; DEMO_DATA=FOLDER gives it yours
 	$(BIN)/catdog demo $(if $(DEMO_DATA),--data "$(DEMO_DATA)")
@@ -21,6 +21,9 @@ test-long: $(INSTALLED)  ## the rest: minutes each
 containers-test: $(INSTALLED)  ## build the images and run them for real, in the Docker engine that answers; QUICK=1 leaves out the worker image's gigabytes
 	$(BIN)/pytest -m "containers$(if $(QUICK), and not long)" -s --timeout 3600
 
+zoo: $(INSTALLED)  ## the doctor looks at every healthy network there is, an hour or two; what was broken off goes on
+	$(BIN)/python -m tests.mutations.zoo --torchvision --out "$(or $(ZOO_OUT),$(VENV)/zoo.jsonl)"
+
 # The peers lie beside the environment, not in it: nothing of catdog may come to need them.
 BENCH_DATA ?= $(VENV)/pictures
 bench: $(INSTALLED) $(VENV)/bench/installed $(BENCH_DATA)  ## speed beside the peers', a quarter of an hour on a machine left alone; BENCH_DATA=FOLDER gives it photographs
@@ -28,12 +31,24 @@ bench: $(INSTALLED) $(VENV)/bench/installed $(BENCH_DATA)  ## speed beside the p
 	$(BIN)/python -m tests.bench.guards $(if $(BENCH_OUT),--out "$(BENCH_OUT)")
 	PYTHONPATH=$(VENV)/bench $(BIN)/python -m tests.bench.training --data "$(BENCH_DATA)" $(if $(BENCH_OUT),--out "$(BENCH_OUT)")
 
+# A second call goes on where the first was broken off, and only shows its tables when all is done; `make clean` forgets.
+mutations: $(INSTALLED) $(VENV)/doctors/installed  ## does the doctor find 43 planted faults, name them and leave the healthy alone, and do others? an hour; MUTANTS=FOLDER gives it yours
+	$(MUTATIONS) --qa
+	$(MUTATIONS) --examiner doctor
+	$(MUTATIONS) --examiner torchtest2,preflight-ml,torch-audit,ruff,overfit,curves --seeds 1
+MUTATIONS = PYTHONPATH=$(VENV)/doctors $(BIN)/python -m tests.mutations --out $(VENV)/mutations.jsonl $(if $(MUTANTS),--mutants "$(MUTANTS)")
+
 $(VENV)/pictures: | $(INSTALLED)
 	$(BIN)/catdog data draw $@ --count 1200 --size 448
 
 $(VENV)/bench/installed: $(INSTALLED) requirements/bench.txt
 	rm -rf $(VENV)/bench
 	$(PIP) --require-hashes --target $(VENV)/bench -r requirements/bench.txt
+	touch $@
+
+$(VENV)/doctors/installed: $(INSTALLED) requirements/doctors.txt
+	rm -rf $(VENV)/doctors
+	$(PIP) --require-hashes --target $(VENV)/doctors -r requirements/doctors.txt
 	touch $@
 
 check: $(INSTALLED)  ## ruff and mypy; changes nothing
@@ -54,6 +69,8 @@ lock: $(INSTALLED)  ## write the locks anew from pyproject.toml; no registry add
 	awk '$(TORCH_PARTS) !torch' $(VENV)/worker.txt > requirements/worker.txt
 	$(BIN)/uv pip compile -q --upgrade --group pyproject.toml:bench $(LOCK) -c $(VENV)/full.txt -o $(VENV)/bench.txt
 	awk '/^[a-z0-9]/ { more = !seen[$$1]++ && FILENAME == "$(VENV)/bench.txt" } more' $(VENV)/full.txt $(VENV)/bench.txt > requirements/bench.txt
+	$(BIN)/uv pip compile -q --upgrade --group pyproject.toml:doctors $(LOCK) -c $(VENV)/full.txt -o $(VENV)/doctors.txt
+	awk '/^[a-z0-9]/ { more = !seen[$$1]++ && FILENAME == "$(VENV)/doctors.txt" } more' $(VENV)/full.txt $(VENV)/doctors.txt > requirements/doctors.txt
 LOCK := --generate-hashes --no-emit-index-url --no-header --no-annotate --python-version 3.11
 NO_SCIPY := --no-emit-package scipy  # ImageHash's, for hashes that the service does not ask for
 # Torch and the compiled parts of its ordinary build have a lock of their own: with TORCH_INDEX they come from that index instead.

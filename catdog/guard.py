@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from catdog.doctor.draws import Draws
+from catdog.doctor.attendance import Attendance
 from catdog.errors import TestSplitTouched
 from catdog.loaders import Split
 from catdog.progress import PHASES
@@ -22,7 +22,7 @@ class Guard:
 
     def __init__(self) -> None:
         self._phase = PHASES[0]
-        self.draws = Draws()
+        self.attendance = Attendance()
 
     def enter(self, phase: str) -> None:
         """Note that the run is now in that phase, one of PHASES."""
@@ -42,7 +42,7 @@ class Guard:
 
         def fetch(positions: Sequence[int], epoch: int) -> Tensor:
             self.admit(name)
-            self.draws.note(name, positions)
+            self.attendance.note(name, positions)
             return split.fetch(positions, epoch)
 
         return replace(split, fetch=fetch)

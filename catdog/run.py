@@ -322,7 +322,7 @@ def _guards(prepared: Prepared, ranks: Ranks) -> Guards | None:
     if prepared.config.doctor == "off" or not ranks.is_first:
         return None
     return Guards(
-        prepared.network, prepared.config, prepared.guard.draws,
+        prepared.network, prepared.config, prepared.guard.attendance,
         declared={name: len(ranks.shard(prepared.records[name])) for name in prepared.while_training},
         is_resumed=(prepared.folder / "checkpoints").exists(), labels=prepared.dataset.labels,
     )

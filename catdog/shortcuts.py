@@ -1,4 +1,4 @@
-"""find, Shortcut: labels that can be told without looking at the picture, by its size, its format or its date.
+"""find, auc, Shortcut: labels that can be told without looking at the picture, by its size, its format or its date.
 
 A network finds such a way and learns nothing else: cats from one camera and dogs from another are told apart by their cameras.
 """
@@ -40,10 +40,15 @@ def find(records: Sequence[Record]) -> list[Shortcut]:
         for label in labels if len(labels) > 2 else labels[:1]:  # of two labels, one gives the other away
             mine = np.array([record.label == label for record in records])
             if min(mine.sum(), (~mine).sum()) >= MIN_PICTURES:
-                auc = _auc(ranks, mine)
-                if auc > MIN_AUC:
-                    found.append(Shortcut(fact, label, round(auc, 4)))
+                area = _auc(ranks, mine)
+                if area > MIN_AUC:
+                    found.append(Shortcut(fact, label, round(area, 4)))
     return sorted(found, key=lambda one: -one.auc)
+
+
+def auc(values: NDArray[np.float64], mine: NDArray[np.bool_]) -> float:
+    """How well one number a picture tells a label from the others, in either direction: 0.5 is chance, 1 without error."""
+    return _auc(_ranks(values), mine)
 
 
 def _facts(records: Sequence[Record]) -> dict[str, NDArray[np.float64]]:

@@ -98,6 +98,13 @@ class Optional(Network):
         return self.pooled(maps + self.branch(maps))
 
 
+class Shortened(Network):
+    """Leaves out on purpose what its base has: it would have to build everything anew otherwise."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.pooled(self.stem(images))
+
+
 class Dropped(Network):
     def forward(self, images: Tensor) -> Tensor:
         maps = self.stem(images)
@@ -168,6 +175,7 @@ def examined(network: nn.Module, *, loss: Callable[..., Tensor] | None = None, i
         (Untrained, "M02", "error", "sharpen", "self.sharpen = nn.Conv2d(8, 8, 1)"),
         (Optional, "M02", "warning", "deep", "self.deep = nn.Linear(8, 2)"),
         (Truncated, "M02", "warning", "encoder.branch", ""),
+        (Shortened, "M02", "warning", "branch", "self.branch = nn.Sequential("),
         (Dropped, "M05", "error", "drop", "self.drop(maps)"),
     ],
 )

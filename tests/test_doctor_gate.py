@@ -16,7 +16,7 @@ from catdog import device, loop, run
 from catdog.checkpoints import Checkpoint
 from catdog.config import TrainConfig
 from catdog.doctor import gate, patients, selection
-from catdog.doctor.draws import Draws
+from catdog.doctor.attendance import Attendance
 from catdog.doctor.examination import examination
 from catdog.doctor.findings import Culprit, Finding, Report
 from catdog.doctor.guards import EVERY, LOOKS, Guards, Updates
@@ -289,7 +289,7 @@ def test_a_loader_that_stands_still_ends_the_run(prepare: Prepare, settings: Set
 
 
 def test_the_ledger_knows_an_epoch_that_leaves_pictures_out() -> None:
-    draws = Draws()
+    draws = Attendance()
     for batch in ([0, 1], [2, 3]):
         draws.note("train", batch)
     assert list(draws.close({"train": 4})) == []
@@ -336,7 +336,7 @@ def test_updates_that_stop_or_replace_everything_or_leap_are_said() -> None:
 
 def test_a_code_is_said_once_and_an_epoch_begun_by_another_attempt_is_not_counted() -> None:
     config = TrainConfig.parse({"dataset": "ds_" + "0" * 32, "epochs": 4})
-    guards = Guards(nn.Linear(2, 2), config, Draws(), declared={"train": 8}, is_resumed=True)
+    guards = Guards(nn.Linear(2, 2), config, Attendance(), declared={"train": 8}, is_resumed=True)
     said = [
         Progress("epoch", epoch=number, epochs=4, train_eval_loss=0.7, val_loss=0.7, val_recall=[1.0, 0.0]) for number in range(1, 5)
     ]

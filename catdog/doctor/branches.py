@@ -239,7 +239,8 @@ def _is_forgotten(evidence: Evidence, parent: nn.Module, root: str) -> bool:
     if path not in evidence.ran or forward_names(kind, attribute) is not False:
         return False
     runs = next(each for each in kind.__mro__ if "forward" in vars(each))
-    return class_place(runs, attribute) is not None and not Path(inspect.getfile(runs)).is_relative_to(Path(torch.__file__).parents[1])
+    mine = not Path(inspect.getfile(runs)).is_relative_to(Path(torch.__file__).parents[1])
+    return mine and class_place(runs, attribute, inherited=False) is not None
 
 
 def _ran_in_evaluation(patient: Patient) -> set[str]:

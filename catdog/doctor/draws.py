@@ -1,44 +1,86 @@
-"""Draws: which pictures of each split a training has really drawn. T04: samples never used, a loader that stands still."""
+"""Draw, drawn, seeded: items of a split, each taken out of the owner's data set once and read by several examinations."""
 
-from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from itertools import chain, groupby
+import random
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 
-from catdog.doctor.findings import Culprit, Finding
+import numpy as np
+import torch
+from torch import Tensor
 
-SAME = 3
-"""Times in a row that one batch is drawn when the loader stands still: twice may be a repeated step."""
-LEAST, MOST = 0.5, 1.5
-"""Share of a split's pictures that an epoch draws."""
+from catdog.doctor.census import spread
+from catdog.doctor.examination import CannotTell
+from catdog.doctor.patient import DataSplit, Patient
 
-
-class Draws:
-    """The batches of an epoch by split, as they were drawn."""
-
-    def __init__(self) -> None:
-        self._batches: defaultdict[str, list[tuple[int, ...]]] = defaultdict(list)
-
-    def note(self, split: str, positions: Sequence[int]) -> None:
-        """Note a batch, by the positions of its pictures in the split."""
-        self._batches[split].append(tuple(positions))
-
-    def close(self, declared: Mapping[str, int]) -> Iterator[Finding]:
-        """End an epoch, of which `declared` says how many pictures of each split are drawn; what of it is not so."""
-        drawn, self._batches = self._batches, defaultdict(list)
-        for split, wanted in declared.items():
-            number, different = sum(map(len, drawn[split])), len(set(chain.from_iterable(drawn[split])))
-            still = [batch for batch, times in ((batch, len(list(same))) for batch, same in groupby(drawn[split])) if times >= SAME]
-            if still and wanted > len(still[0]):
-                yield _finding(split, f"{SAME} batches of {split} in a row were the same one.", (
-                    f"the pictures at {', '.join(map(str, still[0][:8]))}", f"{different} different pictures of {wanted} in the epoch",
-                ))
-            elif not LEAST * wanted <= number <= MOST * wanted:
-                yield _finding(split, f"An epoch draws {number} pictures of {split}, which has {wanted} for it.", (
-                    f"{different} different ones", f"expected {LEAST:.0%} to {MOST:.0%} of {wanted}",
-                ))
+FEWEST, MOST = 24, 128
+"""Items of a split that are looked at: how many depends on what one costs."""
+SECONDS = 0.25
+"""What the items of one split may take together."""
 
 
-def _finding(split: str, message: str, evidence: tuple[str, ...]) -> Finding:
-    return Finding(
-        "T04", "error", message, Culprit(split), evidence, "Look at what orders the pictures of an epoch, and at what fetches a batch.",
-    )
+@dataclass(frozen=True, slots=True)
+class Draw:
+    """What a data set gave at one look."""
+
+    split: str
+    position: int
+    inputs: Tensor
+    target: object
+    """As it came."""
+
+    @property
+    def label(self) -> int | None:
+        """The number of its label; None where it is mixed of several, or no number."""
+        target = self.target
+        if isinstance(target, (Tensor, np.ndarray, list, tuple)):
+            values = torch.as_tensor(target).flatten()
+            if values.numel() == 1:
+                target = values[0].item()
+            else:
+                return int(values.argmax()) if values.numel() > 1 and int((values != 0).sum()) == 1 else None
+        return int(target) if isinstance(target, (int, float, np.integer, np.floating)) and float(target).is_integer() else None
+
+
+def drawn(patient: Patient, name: str) -> list[Draw]:
+    """Items of a split, the first and the last among them, evenly spread; an item that raises is left out."""
+    key = f"drawn {name}"
+    if key not in patient.known:
+        patient.known[key] = list(_drawn(split_of(patient, name), name))
+    found: list[Draw] = patient.known[key]
+    return found
+
+
+def _drawn(split: DataSplit, name: str) -> Iterator[Draw]:
+    began = time.monotonic()
+    fewest = spread(len(split.paths), FEWEST)
+    rest = [position for position in spread(len(split.paths), MOST) if position not in fewest]
+    for place, position in enumerate([*fewest, *rest]):
+        if place >= len(fewest) and time.monotonic() - began > SECONDS:
+            return
+        try:
+            inputs, target = split.items[position][:2]
+        except Exception:  # noqa: BLE001 - a file that cannot be read is D01's
+            continue
+        yield Draw(name, position, torch.as_tensor(inputs).detach().cpu(), target)
+
+
+def split_of(patient: Patient, name: str) -> DataSplit:
+    """A split of the data.
+
+    Raises:
+        CannotTell: there is no data, or no such split.
+    """
+    if patient.data is None or name not in patient.data.splits:
+        raise CannotTell(f"no {name} split")
+    return patient.data.splits[name]
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Every common generator at a known state; what it was before is not put back: visit does."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+    yield

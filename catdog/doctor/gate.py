@@ -1,7 +1,7 @@
 """examining, look, visited, packaged, amend, said, summary, refuse, verdict: what the doctor has to do with a run, and its doctor.json.
 
     examining    network, loop and data, before anything is computed that takes long
-    training     guards.py and draws.py
+    training     guards.py and attendance.py
     testing      the best epoch's file repeats what was measured
     packaging    what will be served answers as what was trained
 

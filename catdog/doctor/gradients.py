@@ -8,109 +8,128 @@ from fnmatch import fnmatch
 import torch
 from torch import Tensor, nn
 
+from catdog.doctor.evidence import is_in
 from catdog.doctor.examination import CannotTell, Examination, examination
 from catdog.doctor.findings import Culprit, Finding
-from catdog.doctor.operations import Operation, Operations
-from catdog.doctor.patient import Patient, tensors_in
-from catdog.doctor.redraw import Weights, answers, mode, seeded, settle, strangers, unwrapped
+from catdog.doctor.flow import Cut, cut_behind
+from catdog.doctor.patient import Patient
+from catdog.doctor.redraw import Weights, answers, mode, seeded, settle, strangers
 from catdog.doctor.source import Place, module_caller
+from catdog.doctor.trace import eager
 
 STEPS, STARTS = 3, 2
 """Of plain gradient descent, and batches that they begin anew with. A head and a residual gain of zero are over after two steps."""
 RATE = 1e-3
-DRAWS = 8
-"""Other weights that a gradient must be zero at as well."""
+DRAWS, NEAR = 8, 2
+"""Other weights that a gradient must be zero at as well; and those of them, the first, whose signs are those of the start."""
 MANY = 20
 """Channels that a dead activation must have before its signs are no accident: 2 ** -20."""
 
 
 @examination(
     "M06", "zero gradient", catches="a branch times zero, a dead activation, a saturated gate", needs=("loss",),
-    passes=STEPS * STARTS + DRAWS,
+    passes=STEPS,
 )
 def zero_gradient(patient: Patient) -> Iterator[Finding]:
     """A whole module whose gradient is zero at every step, at every other weights, and of the outputs as of the loss, is an error.
 
-    The second witness asks the outputs, not the loss, in evaluation, at drawn weights: what a start or the data alone make zero is
-    revived there, and warns.
+    The second witness asks the outputs, not the loss, in evaluation, at drawn weights. What the structure makes zero stays zero there;
+    so does, while all signs stay, an activation that is dead throughout. What is revived at once is a start or data that warn.
     """
-    network = unwrapped(patient.model)
-    silent = _silent(patient)
-    silent -= {name for name in silent if any(fnmatch(name, pattern) for pattern in patient.intent.unused_ok)}
+    network = eager(patient.model)
+    silent = {name for name in _silent(patient) if not any(fnmatch(name, pattern) for pattern in patient.intent.unused_ok)}
     if not silent:
         return
-    weights = dict(network.named_parameters())
-    modules, single = _whole_modules(network, silent)
     lasting, near = _lasting(patient, silent)
     called = _called(patient)
-    for path, names in modules.items():
-        part = _Part(network, path, names, sum(weights[name].numel() for name in names))
-        is_called = any(not path or one == path or one.startswith(f"{path}.") for one in called)
-        is_structure = is_called and set(names) <= lasting
-        zero = _first_zero(patient, part) if set(names) <= near else None
-        is_dead = set(names) <= near and zero is not None and zero.channels >= MANY and is_called
-        yield _finding(patient, part, "error" if is_structure or is_dead else "warning", zero, is_structure=is_structure)
-    if single:
+    told: set[str] = set()
+    for names, is_structure in ((lasting, True), (near, False)):
+        parts = [_Part(network, path, inside) for path, inside in _whole_modules(network, names - told).items()]
+        parts = [part for part in parts if any(is_in(one, part.path) for one in called)]
+        groups: dict[Place | None, list[tuple[_Part, Cut]]] = {}
+        for part in parts:
+            cut = _cut(patient, part)
+            # What a router chooses it may choose otherwise for other images; of a few channels the signs may be an accident.
+            if cut is not None and not cut.is_chosen and (is_structure or cut.channels >= MANY):
+                groups.setdefault(cut.place, []).append((part, cut))
+        for group in groups.values():
+            yield _finding([part for part, _ in group], group[0][1], is_structure=is_structure)
+            told.update(name for part, _ in group for name in part.names)
+    if not told:  # else the rest is behind what was told
+        yield from _at_this_start(patient, network, silent)
+
+
+def _at_this_start(patient: Patient, network: nn.Module, silent: set[str]) -> Iterator[Finding]:
+    parts = [_Part(network, path, inside) for path, inside in _whole_modules(network, silent).items()]
+    whole = {name for part in parts for name in part.names}
+    # A shift before a normalisation, or of the keys of attention, has no gradient by design.
+    names = [part.path or type(network).__name__ for part in parts]
+    names += sorted(name for name in silent - whole if network.get_parameter(name).ndim > 1)
+    if names:
+        place = _call_of(patient, parts[0]) if parts else None
         yield Finding(
-            "M06", "warning", f"{len(single)} parameters get a gradient of exactly zero", Culprit(single[0]),
-            (f"over {STEPS} steps from {STARTS} starts: {', '.join(single[:5])}",), "See what they are multiplied with.",
+            "M06", "warning", f"{', '.join(names[:5])}{' and others' if len(names) > 5 else ''}: the gradient is exactly zero",
+            Culprit(names[0], str(place) if place else None),
+            (
+                f"{len(silent)} tensors, over {STEPS} steps from {STARTS} starts",
+                "at other weights the outputs have a gradient, or nothing calls the module: it is the start, the data or the loss",
+            ),
+            "If it stays so when training has begun, see what they are multiplied with.",
         )
 
 
 @dataclass(frozen=True, slots=True)
 class _Part:
+    """A module, all of whose trainable parameters are silent."""
+
     network: nn.Module
     path: str
     names: list[str]
-    numbers: int
 
     @property
     def module(self) -> nn.Module:
         return self.network.get_submodule(self.path)
 
-
-@dataclass(frozen=True, slots=True)
-class _Zero:
-    """A result that is zero everywhere, of something that is not."""
-
-    operation: str
-    place: Place | None
-    channels: int
+    @property
+    def numbers(self) -> int:
+        return sum(self.network.get_parameter(name).numel() for name in self.names)
 
 
-def _finding(patient: Patient, part: _Part, severity: str, zero: _Zero | None, *, is_structure: bool) -> Finding:
-    total = sum(weight.numel() for weight in part.network.parameters() if weight.requires_grad)
-    place = zero.place if zero is not None else _call_of(patient, part.module)
-    evidence = [f"all {len(part.names)} tensors, over {STEPS} steps from {STARTS} starts: exactly 0"]
-    if is_structure:
-        evidence.append(f"the gradient of the outputs is 0 as well, in evaluation, at {DRAWS} other weights and inputs")
-    elif severity == "warning":
-        evidence.append("at other weights the outputs have one: it is the start, the data or the loss that make it zero")
-    if zero is not None:
-        evidence.append(f"the first result that is zero everywhere: {zero.operation}{f' at {zero.place}' if zero.place else ''}")
+def _finding(parts: list[_Part], cut: Cut, *, is_structure: bool) -> Finding:
+    network = parts[0].network
+    total = sum(weight.numel() for weight in network.parameters() if weight.requires_grad)
+    names = ", ".join(part.path or type(network).__name__ for part in parts)
+    others = f"{DRAWS} other weights" if is_structure else f"{NEAR} other weights of the same signs"
     return Finding(
-        "M06", "error" if severity == "error" else "warning",
-        f"{part.path or type(part.network).__name__} ({type(part.module).__name__}) is computed and never learns: its gradient is zero",
-        Culprit(part.path or type(part.network).__name__, str(place) if place else None, parameters=part.numbers / max(1, total)),
-        tuple(evidence),
-        f"Look at {place}: {place.text}" if place is not None and place.text else "Look at what its output is multiplied with.",
+        "M06", "error", f"{names} {'is' if len(parts) == 1 else 'are'} computed and never learn{'s' if len(parts) == 1 else ''}: "
+        "the gradient is exactly zero",
+        Culprit(names, str(cut.place) if cut.place else None, parameters=sum(part.numbers for part in parts) / max(1, total)),
+        (
+            f"all {sum(len(part.names) for part in parts)} tensors, over {STEPS} steps from {STARTS} starts: exactly 0",
+            f"the gradient of the outputs is 0 as well, in evaluation, at {others} and inputs",
+            f"it ends at {cut}, of {cut.channels} channels",
+        ),
+        f"Look at {cut.place}: {cut.place.text}" if cut.place is not None else f"Look at {cut}.",
     )
 
 
 def _silent(patient: Patient) -> set[str]:
-    """Names of parameters that got gradients, all of them zero, at every step from every start."""
-    network, (inputs, target) = unwrapped(patient.model), patient.batch
+    """Names of parameters that got gradients, all of them zero, at every step from every start, and one at least behind the others.
+
+    Layers that are left out at random may have had theirs only at a start where the head is zero.
+    """
+    network, (inputs, target) = eager(patient.model), patient.batch
     trainable = {name: weight for name, weight in network.named_parameters() if weight.requires_grad}
     weights = Weights(network)
-    reached: set[str] = set()
-    learning: set[str] = set()
+    reached, late, learning = set[str](), set[str](), set[str]()
     for start in range(STARTS):
         weights.back()
         looked_at = inputs if start == 0 else strangers(inputs, seed=start)
         for step in range(STEPS):
             seeded(STEPS * start + step)
             gradients = _gradients(trainable, lambda looked_at=looked_at: _loss(patient, looked_at, target))  # type: ignore[misc]
-            reached |= {name for name, gradient in gradients.items() if gradient is not None}
+            now = {name for name, gradient in gradients.items() if gradient is not None}
+            reached, late = reached | now, late | now if step == STEPS - 1 else late
             learning |= {name for name, gradient in gradients.items() if gradient is not None and bool(gradient.any())}
             if reached <= learning:
                 return set()
@@ -118,7 +137,8 @@ def _silent(patient: Patient) -> set[str]:
                 for name, gradient in gradients.items():
                     if gradient is not None:
                         trainable[name].add_(gradient, alpha=-RATE)
-    return reached - learning
+    weights.back()
+    return late - learning
 
 
 def _loss(patient: Patient, inputs: Tensor, target: Tensor) -> Tensor:
@@ -141,19 +161,20 @@ def _gradients(weights: dict[str, nn.Parameter], loss: Callable[[], Tensor]) -> 
 
 def _lasting(patient: Patient, silent: set[str]) -> tuple[set[str], set[str]]:
     """Those whose gradient is zero at all DRAWS other weights; and at the two nearest, whose signs are those of the start."""
-    network, (inputs, _) = unwrapped(patient.model), patient.batch
+    network, (inputs, _) = eager(patient.model), patient.batch
     trainable = {name: weight for name, weight in network.named_parameters() if name in silent}
     weights = Weights(network)
     lasting, near = set(silent), set(silent)
     for draw in range(DRAWS):
-        weights.draw(draw, flip=draw > 1)
+        weights.draw(draw, flip=draw >= NEAR)
         looked_at = inputs if draw % 2 == 0 else strangers(inputs, seed=draw)
         gradients = _gradients(trainable, lambda looked_at=looked_at: _spoken(patient, looked_at))  # type: ignore[misc]
         lasting -= {name for name, gradient in gradients.items() if gradient is None or bool(gradient.any())}
-        near = set(lasting) if draw <= 1 else near
+        near = set(lasting) if draw < NEAR else near
         if not lasting:
             break
-    return lasting, near
+    weights.back()
+    return lasting, near if draw >= NEAR - 1 else set()
 
 
 def _spoken(patient: Patient, inputs: Tensor) -> Tensor:
@@ -167,24 +188,28 @@ def _spoken(patient: Patient, inputs: Tensor) -> Tensor:
     return (said * torch.rand(said.shape, generator=torch.Generator().manual_seed(0)).to(said).add(0.5)).sum()
 
 
-def _whole_modules(network: nn.Module, silent: set[str]) -> tuple[dict[str, list[str]], list[str]]:
-    """The largest modules of which every trainable parameter is silent, by path; and what is left, without shifts that nobody misses."""
+def _whole_modules(network: nn.Module, silent: set[str]) -> dict[str, list[str]]:
+    """The largest modules of which every trainable parameter is silent, by path, or the one child that has them all."""
     trainable = [name for name, weight in network.named_parameters() if weight.requires_grad]
     whole: dict[str, list[str]] = {}
     for path, _ in network.named_modules():
-        inside = [name for name in trainable if not path or name.startswith(f"{path}.")]
-        is_inside = any(not above or path.startswith(f"{above}.") for above in whole)
-        if inside and not is_inside and silent.issuperset(inside):
-            whole[path] = inside
-    taken = {name for names in whole.values() for name in names}
-    # A shift before a normalisation, or of the keys of attention, has none by design.
-    shapes = {name: weight.ndim for name, weight in network.named_parameters()}
-    return whole, sorted(name for name in silent - taken if shapes[name] > 1)
+        inside = [name for name in trainable if is_in(name, path)]
+        if inside and silent.issuperset(inside) and not any(is_in(path, above) for above in whole):
+            whole[_narrowed(network, path, inside)] = inside
+    return whole
+
+
+def _narrowed(network: nn.Module, path: str, inside: list[str]) -> str:
+    for child, _ in network.get_submodule(path).named_children():
+        below = f"{path}.{child}".lstrip(".")
+        if all(is_in(name, below) for name in inside):
+            return _narrowed(network, below, inside)
+    return path
 
 
 def _called(patient: Patient) -> set[str]:
     """Paths of the modules that a forward pass calls."""
-    network, called = unwrapped(patient.model), set[str]()
+    network, called = eager(patient.model), set[str]()
     with ExitStack() as stack, torch.no_grad():
         for path, module in network.named_modules():
             stack.callback(module.register_forward_pre_hook(lambda *_, path=path: called.add(path)).remove)
@@ -192,34 +217,26 @@ def _called(patient: Patient) -> set[str]:
     return called
 
 
-def _call_of(patient: Patient, module: nn.Module) -> Place | None:
+def _call_of(patient: Patient, part: _Part) -> Place | None:
+    """The line that calls it."""
     places: list[Place | None] = []
-    with ExitStack() as stack, torch.no_grad():
-        stack.callback(module.register_forward_pre_hook(lambda *_: places.append(module_caller(module))).remove)
-        patient.model(patient.batch[0])
+    if part.path:
+        with ExitStack() as stack, torch.no_grad():
+            stack.callback(part.module.register_forward_pre_hook(lambda *_: places.append(module_caller(part.module))).remove)
+            patient.model(patient.batch[0])
     return places[0] if places else None
 
 
-def _first_zero(patient: Patient, part: _Part) -> _Zero | None:
-    """The first result, from where the part begins, that is zero everywhere although an argument of that size is not."""
-    weights, (inputs, _) = Weights(unwrapped(patient.model)), patient.batch
+def _cut(patient: Patient, part: _Part) -> Cut | None:
+    """Where its gradient ends, at weights beside the start."""
+    weights = Weights(part.network)
     weights.draw(0)
-    settle(patient.model, inputs)
-
-    def is_new_zero(result: Tensor, arguments: tuple[object, ...]) -> int:
-        given = [one for one in tensors_in(list(arguments)) if one.is_floating_point() and one.ndim and len(one) == len(inputs)]
-        if result.ndim < 2 or not result.numel() or bool(result.any()) or not any(bool(one.any()) for one in given):
-            return 0
-        return result.shape[1] if result.ndim == 4 else result.shape[-1]
-
-    begun: list[int] = []
-    operations = Operations(is_new_zero)
-    with ExitStack() as stack, torch.no_grad(), mode(patient.model, training=False), operations:
-        stack.callback(part.module.register_forward_pre_hook(lambda *_: begun.append(len(operations.all))).remove)
-        patient.model(inputs)
-    found: list[Operation] = [one for one in operations.all[begun[0] if begun else 0 :] if one.kept]
+    settle(patient.model, patient.batch[0])
+    seeded(0)
+    with mode(patient.model, training=False):
+        cut = cut_behind(part.network, part.path, patient.batch[0])
     weights.back()
-    return _Zero(found[0].name, found[0].place, found[0].kept) if found else None
+    return cut
 
 
 EXAMINATIONS: tuple[Examination, ...] = (zero_gradient,)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from catdog.config import TrainConfig
 from catdog.doctor import curve
-from catdog.doctor.draws import Draws
+from catdog.doctor.attendance import Attendance
 from catdog.doctor.findings import Culprit, Finding
 from catdog.progress import Progress
 
@@ -40,11 +40,11 @@ class Guards:
     """Asked after everything that a training says; each code speaks once."""
 
     def __init__(
-        self, network: nn.Module, config: TrainConfig, draws: Draws, *, declared: dict[str, int], is_resumed: bool,
+        self, network: nn.Module, config: TrainConfig, attendance: Attendance, *, declared: dict[str, int], is_resumed: bool,
         labels: Sequence[str] = (),
     ) -> None:
         """`declared` are the pictures of each split that this process draws in an epoch."""
-        self._config, self._labels, self._draws, self._declared = config, labels, draws, declared
+        self._config, self._labels, self._attendance, self._declared = config, labels, attendance, declared
         self._updates = Updates(network, config)
         self._epochs: list[dict[str, Any]] = []
         self._is_partial = is_resumed
@@ -78,7 +78,7 @@ class Guards:
         # An epoch that was begun by an earlier attempt, or ends with its budget, is drawn in part.
         is_whole = not self._is_partial and self._config.max_minutes is None
         self._is_partial = False
-        yield from self._draws.close({name: number for name, number in self._declared.items() if is_whole or name != "train"})
+        yield from self._attendance.close({name: number for name, number in self._declared.items() if is_whole or name != "train"})
 
 
 class Updates:

@@ -9,11 +9,12 @@ from torch import Tensor, nn
 
 from catdog.doctor.examination import Examination, examination
 from catdog.doctor.findings import Culprit, Finding
+from catdog.doctor.hidden import hidden_modules
 from catdog.doctor.operations import Operation, Operations, by_row
 from catdog.doctor.patient import Patient, tensors_in
-from catdog.doctor.redraw import Weights, seeded, settle, unwrapped
-from catdog.doctor.registration import hidden_modules
+from catdog.doctor.redraw import Weights, seeded, settle
 from catdog.doctor.source import Place, module_caller
+from catdog.doctor.trace import eager
 
 PASSES = 6
 """In training, with as many seeds: dropout of a twentieth and more is seen in one of them."""
@@ -26,11 +27,11 @@ _Dropout = nn.modules.dropout._DropoutNd
 
 
 @examination(
-    "M11", "modes", catches="dropout in evaluation, dropout that never drops, statistics that move in evaluation", passes=PASSES + 5,
+    "M11", "modes", catches="dropout in evaluation, dropout that never drops, statistics that move in evaluation", passes=4,
 )
 def modes(patient: Patient) -> Iterator[Finding]:
     """Errors: two evaluations differ, but not with the same random numbers; statistics move in evaluation; dropout has no effect."""
-    network = unwrapped(patient.model)
+    network = eager(patient.model)
     weights = Weights(network)
     yield from _flags(patient, network)
     weights.draw(0)  # a head of zeros answers the same whatever is dropped
@@ -58,12 +59,6 @@ def _flags(patient: Patient, network: nn.Module) -> Iterator[Finding]:
                 remedy="torch's momentum is the share of the new batch: 0.1 is usual.",
             )
             break
-    for path, module in network.named_modules():
-        if isinstance(module, _Dropout) and module.p >= 1 and module.training:
-            yield Finding(
-                "M11", "error", f"{path} drops everything in training", Culprit(path), (f"p = {module.p:g}", "its output is 0 everywhere"),
-                "A share below 1.",
-            )
 
 
 def _after_training_is_called(patient: Patient, network: nn.Module) -> list[tuple[str, nn.Module]]:
@@ -77,13 +72,17 @@ def _after_training_is_called(patient: Patient, network: nn.Module) -> list[tupl
 
 def _evaluation(patient: Patient, network: nn.Module) -> Iterator[Finding]:
     """Two evaluations with other random numbers must be equal, and leave the buffers as they are."""
-    kept = [(flag, flag.training) for flag in network.modules()]
+    flags = [(module, module.training) for module in network.modules()]
     patient.model.eval()
-    yield from _moving_statistics(patient, network)
-    first, again, other = (_said(patient, seed) for seed in (0, 0, 1))
-    if not patient.intent.random_eval and not _same(first, other):
-        yield _random(patient, network, is_certain=_same(first, again))
-    for module, flag in kept:
+    before = {name: buffer.detach().clone() for name, buffer in network.named_buffers()}
+    first = _said(patient, 0)
+    moved = [name for name, buffer in network.named_buffers() if name in before and not torch.equal(buffer, before[name])]
+    yield from _moving_statistics(patient, network, moved)
+    is_random = not _same(first, _said(patient, 1))
+    patient.known["random in evaluation"] = is_random
+    if is_random and not patient.intent.random_eval:
+        yield _random(patient, network, is_certain=_same(first, _said(patient, 0)))
+    for module, flag in flags:
         module.training = flag
 
 
@@ -108,18 +107,15 @@ def _random(patient: Patient, network: nn.Module, *, is_certain: bool) -> Findin
     )
 
 
-def _moving_statistics(patient: Patient, network: nn.Module) -> Iterator[Finding]:
-    before = {name: buffer.detach().clone() for name, buffer in network.named_buffers()}
-    norms = {path for path, module in network.named_modules() if isinstance(module, _Norm)}
-    places = _run(patient, network, norms)
-    moved = [name for name, buffer in network.named_buffers() if name in before and not torch.equal(buffer, before[name])]
-    of_norms = [name for name in moved if name.rpartition(".")[0] in norms]
+def _moving_statistics(patient: Patient, network: nn.Module, moved: list[str]) -> Iterator[Finding]:
+    """Buffers that an evaluation has changed: statistics of a normalisation are an error."""
+    of_norms = [name for name in moved if isinstance(network.get_submodule(name.rpartition(".")[0]), _Norm)]
     flagged = [name for name in of_norms if network.get_submodule(name.rpartition(".")[0]).training]
     if of_norms:
         path = of_norms[0].rpartition(".")[0]
+        place = _call_of(patient, network.get_submodule(path))
         yield Finding(
-            "M11", "error", f"Evaluation moves the statistics of {path}",
-            Culprit(path, str(places[path]) if places.get(path) else None),
+            "M11", "error", f"Evaluation moves the statistics of {path}", Culprit(path, str(place) if place is not None else None),
             (
                 f"{len(of_norms)} buffers differ after an evaluation: {', '.join(of_norms[:3])}",
                 f"after eval() {len(flagged)} of them belong to modules in training mode" if flagged
@@ -136,19 +132,13 @@ def _moving_statistics(patient: Patient, network: nn.Module) -> Iterator[Finding
 
 
 @torch.no_grad()
-def _run(patient: Patient, network: nn.Module, paths: set[str]) -> dict[str, Place | None]:
-    """One forward pass; where each of these modules is called."""
-    places: dict[str, Place | None] = {}
-
-    def note(module: nn.Module, path: str) -> None:
-        places.setdefault(path, module_caller(module))
-
-    with ExitStack() as stack:
-        for path in paths:
-            hook = network.get_submodule(path).register_forward_pre_hook(lambda module, _, path=path: note(module, path))
-            stack.callback(hook.remove)
-        patient.model(patient.batch[0])
-    return places
+def _call_of(patient: Patient, module: nn.Module) -> Place | None:
+    """The line that calls it, if any does."""
+    places: list[Place | None] = []
+    handle = module.register_forward_pre_hook(lambda *_: places.append(module_caller(module)))
+    patient.model(patient.batch[0])
+    handle.remove()
+    return places[0] if places else None
 
 
 def _first_random(patient: Patient, network: nn.Module) -> Operation | None:
@@ -156,10 +146,9 @@ def _first_random(patient: Patient, network: nn.Module) -> Operation | None:
     passes: list[list[Operation]] = []
     for seed in (0, 1):
         seeded(seed)
-        operations = Operations(by_row(len(patient.batch[0])))
-        with torch.no_grad(), operations:
+        with torch.no_grad(), Operations(network, by_row(len(patient.batch[0]))) as noted:
             network(patient.batch[0])
-        passes.append(operations.all)
+        passes.append(noted.all)
     for one, other in zip(passes[0], passes[1], strict=False):
         same = one.kept is None or other.kept is None or torch.equal(one.kept, other.kept)
         if one.name != other.name or not same:
@@ -168,39 +157,47 @@ def _first_random(patient: Patient, network: nn.Module) -> Operation | None:
 
 
 def _training(patient: Patient, network: nn.Module) -> Iterator[Finding]:
-    """Where a dropout drops something, something must come of it."""
+    """Where a dropout drops something, something must come of it, and something must be left."""
     drops: dict[str, Place | None] = {}
+    left: set[str] = set()
 
     def note(call: Any, path: str) -> None:
         module, given, result = call
         if not torch.equal(given[0], result):
             drops.setdefault(path, module_caller(module))
+        left.update([path] if bool(result.any()) else [])
 
-    live = [
-        (path, module) for path, module in network.named_modules()
-        if isinstance(module, _Dropout) and module.training and SEEN <= module.p < 1 and not module.inplace
-    ]
+    live = {
+        path: module for path, module in network.named_modules()
+        if isinstance(module, _Dropout) and module.training and module.p >= SEEN and not module.inplace
+    }
     if not live:
         return
     with ExitStack() as stack:
-        for path, module in live:
+        for path, module in live.items():
             stack.callback(module.register_forward_hook(lambda *call, path=path: note(call, path)).remove)
         first = _said(patient, 0)
         is_without = all(_same(first, _said(patient, seed)) for seed in range(1, PASSES))
-    if is_without and drops:
-        path, place = next(iter(drops.items()))
+    everything = [path for path in drops if path not in left and live[path].p >= 1]
+    for path in everything or (list(drops)[:1] if is_without else []):
+        place = drops[path]
         yield Finding(
-            "M11", "error", f"{path} drops values in training and nothing comes of it: its result is not used",
+            "M11", "error", f"{path} drops everything in training" if everything else
+            f"{path} drops values in training and nothing comes of it: its result is not used",
             Culprit(path, str(place) if place is not None else None),
+            (f"p = {live[path].p:g}, and all it returns is 0",) if everything else
             (f"{PASSES} training passes with as many seeds are equal bit by bit", f"{len(drops)} dropouts changed what they were given"),
-            f"Use what it returns: {place.text}" if place is not None and place.text else "Use what it returns.",
+            "A share below 1." if everything else f"Use what it returns{f': {place.text}' if place is not None and place.text else '.'}",
         )
 
 
 @torch.no_grad()
 def _said(patient: Patient, seed: int) -> list[Tensor]:
+    """Outputs and loss."""
     seeded(seed)
-    return [one.clone() for one in tensors_in(patient.model(patient.batch[0]))]
+    outputs = patient.model(patient.batch[0])
+    said = [one.clone() for one in tensors_in(outputs)]
+    return [*said, patient.loss(outputs, patient.batch[1])] if patient.loss is not None else said
 
 
 def _same(one: list[Tensor], other: list[Tensor]) -> bool:

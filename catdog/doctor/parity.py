@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from catdog.doctor.examination import CannotTell, Examination, examination
 from catdog.doctor.findings import Culprit, Finding
 from catdog.doctor.patient import Patient, tensors_in
-from catdog.doctor.redraw import answers, seeded, unwrapped
+from catdog.doctor.redraw import answers, seeded
+from catdog.doctor.trace import eager
 
 FAR = 1e-3
 """Largest difference of an answer, as a share of the largest answer, that two ways to compute in float32 may have."""
@@ -26,12 +27,18 @@ LAYER = 10.0
 @examination("M14", "parity", catches="a device or a compiler that computes something else", passes=8)
 def parity(patient: Patient) -> Iterator[Finding]:
     """An error where answers differ by more than FAR in float32, and float64 says that the other way, not the network, is off."""
-    network = unwrapped(patient.model)
-    ways = list(_ways(patient, network))
+    network = eager(patient.model)
+    if any(weight.dtype not in (torch.float32, torch.float64) for weight in network.parameters()):
+        raise CannotTell("not in float32")
+    try:
+        ways = list(_ways(patient, network))
+        original = copy.deepcopy(network).to("cpu")
+    except (RuntimeError, TypeError, AttributeError) as error:
+        raise CannotTell(f"the network cannot be copied: {error}") from error
     if not ways:
         raise CannotTell("one device, and nothing compiled")
     with _full_precision():
-        here = _heard(copy.deepcopy(network).to("cpu"), patient.batch[0].to("cpu"))
+        here = _heard(original, patient.batch[0].to("cpu"))
         for way in ways:
             yield from _compared(here, network, way, patient.batch[0])
 
@@ -87,7 +94,7 @@ def _heard(network: nn.Module, inputs: Tensor) -> _Heard:
         if tensors:
             layers.setdefault(path, tensors[0].detach().cpu().double())
 
-    inner = unwrapped(network)
+    inner = eager(network)
     with ExitStack() as stack:
         if inner is network:  # a compiled network keeps its own counsel
             for path, module in inner.named_modules():
@@ -117,7 +124,9 @@ def _compared(here: _Heard, network: nn.Module, way: _Way, inputs: Tensor) -> It
         return
     exact = _exact(network, inputs)
     own, others = (_error(exact, one.said) if exact is not None else None for one in (here, there))
-    is_certain = error > FAR and own is not None and others is not None and own < FAR / 10 < FAR < others
+    if own is not None and own > FAR / 10:  # random, or in half precision by its own will: no two ways agree
+        return
+    is_certain = error > FAR and own is not None and others is not None and others > FAR
     first = _first_layer(here, there) or (next(iter(unlike)) if unlike else type(network).__name__)
     evidence = [f"the answers differ by {error:.1e} of the largest"]
     if own is not None and others is not None:

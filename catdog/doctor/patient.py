@@ -13,6 +13,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from catdog.datasets import Record
+from catdog.doctor.findings import Finding
+
 PROBE = 8
 """Images in the batch that is looked at: enough for both labels and for batch statistics."""
 
@@ -88,6 +91,10 @@ class Data:
     """What is done against unequal numbers: natural (nothing), weighted, sampler or downsample."""
     population: Sequence[str] | None = None
     """The labels of everything that the splits were drawn from."""
+    channels: str = "RGB"
+    """The order of the colours in what `prepare` makes: BGR where a network is meant to see them so."""
+    records: Mapping[Path, Record] | None = None
+    """What the import of a catdog data set has found out of each file of `splits`: what is known of it is not looked at again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +107,8 @@ class Training:
     """A fresh network with what the training left as its best on disk."""
     best_by: str = "val_loss"
     """The key of a record by which the best epoch is chosen; smaller is better if it ends in loss."""
+    coverage: float = 1.0
+    """The share of train that an epoch of this short training is meant to read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +145,8 @@ class Patient:
     training: Training | None = None
     serving: Serving | None = None
     intent: Intent = field(default_factory=Intent)
+    findings: Sequence[Finding] = ()
+    """What this visit has found so far."""
     seconds_per_pass: float = 0.0
     """How long a forward and backward pass of the batch takes here; measured at the beginning of a visit."""
     known: dict[str, Any] = field(default_factory=dict)

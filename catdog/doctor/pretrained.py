@@ -10,7 +10,7 @@ from torch import Tensor
 from catdog.doctor.examination import CannotTell, Examination, examination
 from catdog.doctor.findings import Culprit, Finding
 from catdog.doctor.patient import Patient
-from catdog.doctor.redraw import unwrapped
+from catdog.doctor.trace import eager
 
 COVERED = 0.9
 """Share of the weights that fit by name and shape which must be the file's."""
@@ -25,7 +25,7 @@ def pretrained(patient: Patient) -> Iterator[Finding]:
     """An error where less than COVERED of what fits is loaded, or where nothing of the file is anywhere in the network."""
     if patient.intent.pretrained is None:
         raise CannotTell("no pretrained weights declared")
-    network = unwrapped(patient.model)
+    network = eager(patient.model)
     ours = {**dict(network.named_parameters()), **dict(network.named_buffers())}
     backbone = {name: value.detach() for name, value in ours.items() if not _matches(name, patient.intent.head)}
     theirs = {name: value.detach() for name, value in patient.intent.pretrained.items() if isinstance(value, Tensor)}

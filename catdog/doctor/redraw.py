@@ -1,4 +1,4 @@
-"""Weights, seeded, unwrapped, answers, strangers: the same network at other weights, other images and other random numbers.
+"""Weights, settle, seeded, answers, strangers, mode: the same network at other weights, other images and other random numbers.
 
 What is zero, or equal, only because training begins there (a zero-initialised head, a gain of zero, a layer scale of 1e-6) is so no
 longer at weights a step aside; what is so by the network's structure still is. N images.
@@ -19,6 +19,8 @@ from catdog.doctor.patient import tensors_in
 RELATIVE, ABSOLUTE = 0.1, 0.01
 """Deviation of a draw: a share of its tensor's root mean square, and a part that tensors of zeros have as well; a trained weight of a
 convolution is about 0.02."""
+POOL = 65_537
+"""Random numbers of a draw, used again from tensor to tensor: a prime, so that no row of a matrix is another's. It is for speed."""
 
 
 class Weights:
@@ -34,10 +36,12 @@ class Weights:
     def draw(self, seed: int, *, flip: bool = False) -> None:
         """Set every weight to its start and a little noise; with `flip` after a throw for its sign, which no saturation outlives."""
         generator = torch.Generator().manual_seed(seed)
+        pool = torch.randn(POOL, generator=generator)
         for weight, start in self._start:
-            noise = torch.randn(start.shape, generator=generator).to(start)
-            sign = torch.randint(0, 2, start.shape, generator=generator).to(start) * 2 - 1 if flip else 1
-            weight.copy_(start * sign + noise * (RELATIVE * start.square().mean().sqrt() + ABSOLUTE))
+            turned = pool.roll(int(torch.randint(POOL, (), generator=generator))).to(start)
+            noise = turned.repeat(-(-start.numel() // POOL))[: start.numel()].view(start.shape)
+            near = noise * (RELATIVE * start.square().mean().sqrt() + ABSOLUTE)
+            weight.copy_(near.add_(start * noise.sign()) if flip else near.add_(start))
 
     @torch.no_grad()
     def back(self) -> None:
@@ -67,17 +71,6 @@ def seeded(seed: int) -> None:
     torch.manual_seed(seed)
     np.random.seed(seed)
     random.seed(seed)
-
-
-def unwrapped(network: nn.Module) -> nn.Module:
-    """The network inside torch.compile and data parallelism: what its owner wrote."""
-    while True:
-        if isinstance(inner := getattr(network, "_orig_mod", None), nn.Module):
-            network = inner
-        elif isinstance(network, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
-            network = network.module
-        else:
-            return network
 
 
 def returned(outputs: Any, images: int) -> list[Tensor]:

@@ -9,14 +9,14 @@ from torch import Tensor, nn
 from catdog.doctor.examination import Examination, examination
 from catdog.doctor.findings import Culprit, Finding
 from catdog.doctor.patient import Patient
-from catdog.doctor.redraw import unwrapped
-from catdog.doctor.registration import assigned_in, hidden_modules
+from catdog.doctor.source import class_place
+from catdog.doctor.trace import eager
 
 
 @examination("M12", "shared", catches="one block repeated instead of several, ties that are lost, weights that overlap in memory")
 def shared(patient: Patient) -> Iterator[Finding]:
     """A declared tie that is none is an error; one module at several places of one container, and overlapping weights, warn."""
-    network = unwrapped(patient.model)
+    network = eager(patient.model)
     yield from _lost_ties(patient, network)
     yield from _repeated(patient, network)
     yield from _overlapping(patient, network)
@@ -62,7 +62,7 @@ def _repeated(patient: Patient, network: nn.Module) -> Iterator[Finding]:
             names = {f"{path}.{key}.{name}" for key in keys for name, _ in modules[number].named_parameters()}
             if len(keys) > 1 and not names & declared:
                 weights = sum(weight.numel() for weight in modules[number].parameters())
-                place = assigned_in(type(owner), attribute)
+                place = class_place(type(owner), attribute)
                 yield Finding(
                     "M12", "warning",
                     f"{path or type(network).__name__} holds one {type(modules[number]).__name__} {len(keys)} times",
@@ -83,16 +83,10 @@ def _containers(network: nn.Module) -> Iterator[tuple[str, nn.Module, str, list[
             above, _, attribute = path.rpartition(".")
             items = [(key, child) for key, child in module._modules.items() if child is not None]
             yield path, modules.get(above, network), attribute, items
-    lists: dict[tuple[str, int], list[tuple[str, nn.Module]]] = {}
-    owners = {}
-    for path, owner, module in hidden_modules(network):
-        lists.setdefault((path.partition("[")[0], id(owner)), []).append((path, module))
-        owners[id(owner)] = owner
-    for (path, number), _ in lists.items():
-        attribute = path.rpartition(".")[2]
-        value = vars(owners[number]).get(attribute)
-        if isinstance(value, (list, tuple)):
-            yield path, owners[number], attribute, [(str(at), one) for at, one in enumerate(value) if isinstance(one, nn.Module)]
+        for attribute, value in vars(module).items():
+            if isinstance(value, (list, tuple)) and any(isinstance(one, nn.Module) for one in value):
+                items = [(str(at), one) for at, one in enumerate(value) if isinstance(one, nn.Module)]
+                yield f"{path}.{attribute}".lstrip("."), module, attribute, items
 
 
 def _overlapping(patient: Patient, network: nn.Module) -> Iterator[Finding]:

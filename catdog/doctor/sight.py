@@ -10,7 +10,8 @@ from torch.overrides import TorchFunctionMode
 from catdog.doctor.examination import CannotTell, Examination, examination
 from catdog.doctor.findings import Culprit, Finding
 from catdog.doctor.patient import Patient
-from catdog.doctor.redraw import Weights, answers, mode, seeded, settle, strangers, unwrapped
+from catdog.doctor.redraw import Weights, answers, mode, seeded, settle, strangers
+from catdog.doctor.trace import eager
 
 CELLS = 8
 """Along each side of the image: the area is judged by its 64 cells."""
@@ -24,7 +25,7 @@ CHANNELS = 4
 """An axis of images (N, C, H, W) or (N, H, W, C) that is no longer than this one is the channels'."""
 
 
-@examination("M08", "sight", catches="an image, a channel or a region that the outputs do not depend on", passes=2 * DRAWS + 6)
+@examination("M08", "sight", catches="an image, a channel or a region that the outputs do not depend on", passes=3)
 def sight(patient: Patient) -> Iterator[Finding]:
     """An error where two witnesses agree: the gradient is exactly zero there, and other values there change no answer by a bit."""
     inputs, _ = patient.batch
@@ -46,7 +47,7 @@ def sight(patient: Patient) -> Iterator[Finding]:
 def _blind(patient: Patient, evidence: str) -> Finding:
     return Finding(
         "M08", "error", "The outputs do not depend on the image: every image gets the same answer, whatever the weights",
-        Culprit(type(unwrapped(patient.model)).__name__), (f"{evidence}, at {DRAWS} different weights, in training and in evaluation",),
+        Culprit(type(eager(patient.model)).__name__), (f"{evidence}, at {DRAWS} different weights, in training and in evaluation",),
         "Follow the inputs through forward: somewhere they are replaced, multiplied by zero or averaged away.",
     )
 
@@ -63,11 +64,12 @@ def _channels(patient: Patient, seen: Tensor) -> Iterator[Finding]:
     used = [channel for channel in range(inputs.shape[own]) if channel not in unseen]
     # A channel that is constant, or a copy of one that is looked at, has nothing to say.
     missed = [channel for channel in unseen if _says_more(inputs, own, channel, used)]
-    for channel in unseen:
+    if missed:
+        names = ", ".join(map(str, missed))
         yield Finding(
-            "M08", "error" if channel in missed else "warning", f"The outputs do not depend on channel {channel} of the image",
-            Culprit(f"channel {channel} of {inputs.shape[own]}"),
-            ("its gradient is exactly 0 at every pixel", "other values in it change no answer"),
+            "M08", "error", f"The outputs do not depend on channel {names} of the image",
+            Culprit(f"channel {names} of {inputs.shape[own]}"),
+            ("the gradient is exactly 0 at every pixel of it", "other values in it change no answer"),
             "Look at what forward takes of its input, and at the channels of the first convolution.",
         )
 
@@ -103,7 +105,7 @@ def _seen(patient: Patient) -> Tensor | None:
     At drawn weights, in training and in evaluation, until everything is seen.
     """
     inputs, _ = patient.batch
-    weights, seen = Weights(unwrapped(patient.model)), None
+    weights, seen = Weights(eager(patient.model)), None
     for draw in range(DRAWS):
         weights.draw(draw, flip=draw > 0)
         settle(patient.model, inputs)
@@ -171,7 +173,7 @@ class _FirstFloats(TorchFunctionMode):
 def _is_blind(patient: Patient, others: list[Tensor], *, all_draws: bool = False) -> bool:
     """Whether other inputs change no answer by a bit, at drawn weights, in training and in evaluation."""
     inputs, _ = patient.batch
-    weights = Weights(unwrapped(patient.model))
+    weights = Weights(eager(patient.model))
     for draw in range(DRAWS if all_draws else 1):
         weights.draw(draw, flip=draw > 0)
         settle(patient.model, inputs)

@@ -1,4 +1,4 @@
-"""Place, caller, module_caller, Statement: which line of whose code did it, and what that line says.
+"""Place, caller, callers, module_caller, defined_at, Statement: which line of whose code did it, and what that line says.
 
 Lines are read from the files that Python itself would show in a traceback. Where there is no file (a notebook's cell that has gone,
 code from a string) a place still has its name and number, and nothing is said of its text.
@@ -7,17 +7,19 @@ code from a string) a place still has its name and number, and nothing is said o
 import ast
 import linecache
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from types import CodeType, FrameType
+from typing import Any
 
 import torch
 from torch import nn
 
 _OWN = str(Path(__file__).parent)
 _TORCH = str(Path(torch.__file__).parent)
+_STANDARD = str(Path(ast.__file__).parent)
 _THROUGH = {"_call_impl", "_wrapped_call_impl"}
 """Names of torch's functions between the line that calls a module and its forward."""
 
@@ -39,6 +41,11 @@ class Place:
         return linecache.getline(self.file, self.line).strip()
 
     @property
+    def code(self) -> str:
+        """The line without its comment."""
+        return self.text.partition("#")[0].strip()
+
+    @property
     def is_library(self) -> bool:
         """Whether it is installed code rather than the user's own."""
         return "site-packages" in Path(self.file).parts or self.file.startswith(_TORCH)
@@ -55,6 +62,18 @@ def caller() -> Place | None:
     return None
 
 
+def callers(most: int = 4) -> tuple[Place, ...]:
+    """The lines on the way here that are neither torch's nor the doctor's nor installed, the innermost first."""
+    found: list[Place] = []
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and len(found) < most:
+        place = Place(frame.f_code.co_filename, frame.f_lineno, frame.f_code.co_name)
+        if not place.file.startswith((_OWN, _TORCH, "<")) and not place.is_library:
+            found.append(place)
+        frame = frame.f_back
+    return tuple(found)
+
+
 def module_caller(module: nn.Module) -> Place | None:
     """The line that called `module`: in the forward of the innermost other module that is not merely a container; else `caller()`."""
     frame: FrameType | None = sys._getframe(1)
@@ -66,6 +85,17 @@ def module_caller(module: nn.Module) -> Place | None:
             return Place(code.co_filename, frame.f_lineno, code.co_name)
         frame = frame.f_back
     return caller()
+
+
+def defined_at(function: Any) -> Place | None:
+    """Where a function, a method, a partial of one or the `__call__` of an object is written; None for what is no Python code."""
+    while isinstance(function, partial):
+        function = function.func
+    function = getattr(function, "__func__", function)
+    code = getattr(function, "__code__", None) or getattr(vars(type(function)).get("__call__"), "__code__", None)
+    if code is None and isinstance(function, nn.Module):
+        code = type(function).forward.__code__
+    return Place(code.co_filename, code.co_firstlineno, code.co_name) if isinstance(code, CodeType) else None
 
 
 @lru_cache(maxsize=64)
@@ -127,6 +157,36 @@ class Statement:
         return sorted(node.lineno for node in names if isinstance(node.ctx, ast.Load) and node.lineno <= anew)
 
 
+def making(name: str, files: Iterable[str], *, lr: float | None = None) -> Place | None:
+    """The one call of that name in some files: where an optimizer of that class is made; of several the one with that literal `lr`."""
+    found = []
+    for file in dict.fromkeys(files):
+        for node in ast.walk(parsed(file) or ast.Module([], [])):
+            called = node.func if isinstance(node, ast.Call) else None
+            if isinstance(node, ast.Call) and name in (getattr(called, "attr", None), getattr(called, "id", None)):
+                rates = [word.value.value for word in node.keywords if word.arg == "lr" and isinstance(word.value, ast.Constant)]
+                found.append((Place(file, node.lineno, "<module>"), rates))
+    exact = [one for one in found if lr in one[1]]
+    chosen = exact if len(exact) == 1 else found
+    return chosen[0][0] if len(chosen) == 1 else None
+
+
+def files_here() -> list[str]:
+    """The user's own files that the present call comes from, the innermost first."""
+    frame: FrameType | None = sys._getframe(1)
+    files = []
+    while frame is not None:
+        if is_own(frame.f_code.co_filename):
+            files.append(frame.f_code.co_filename)
+        frame = frame.f_back
+    return list(dict.fromkeys(files))
+
+
+def is_own(file: str) -> bool:
+    """Whether it is a user's own code: neither torch's, nor the doctor's, nor anything installed."""
+    return not file.startswith((_OWN, _TORCH, _STANDARD, "<")) and not {"site-packages", "dist-packages"} & set(Path(file).parts)
+
+
 def expressions(code: CodeType) -> Iterator[ast.expr]:
     """The expressions of a function that stand as statements of their own: `loss.backward` without brackets is one."""
     tree = parsed(code.co_filename)
@@ -134,6 +194,13 @@ def expressions(code: CodeType) -> Iterator[ast.expr]:
         first = min([function.lineno, *(decorator.lineno for decorator in function.decorator_list)])
         if function.name == code.co_name and first == code.co_firstlineno:
             yield from (node.value for node in ast.walk(function) if isinstance(node, ast.Expr))
+
+
+def bare_attributes(code: CodeType) -> Iterator[tuple[str, int]]:
+    """(name, line) of what a function looks up and does not call: ("backward", 12) of a line `loss.backward`."""
+    for expression in expressions(code):
+        if isinstance(expression, ast.Attribute):
+            yield expression.attr, expression.lineno
 
 
 def _functions(tree: ast.Module) -> list[ast.FunctionDef | ast.AsyncFunctionDef]:
@@ -144,9 +211,9 @@ def _length(node: ast.stmt) -> int:
     return (node.end_lineno or node.lineno) - node.lineno
 
 
-def class_place(owner: type, attribute: str) -> Place | None:
+def class_place(owner: type, attribute: str, *, inherited: bool = True) -> Place | None:
     """The line of the class, or of one that it inherits from, that says `self.attribute = `."""
-    for each in owner.__mro__:
+    for each in owner.__mro__ if inherited else (owner,):
         for function, nodes in _methods(each):
             for node in nodes:
                 if isinstance(node, ast.Attribute) and node.attr == attribute and isinstance(node.ctx, ast.Store):

@@ -1,7 +1,7 @@
 """Event, Tape, recording: what a training step does, in order, and which line does it.
 
 The step is the owner's own and stays as it is: for as long as a recording lasts, torch itself tells what is called. One recording at
-a time, in one thread.
+a time, in one thread. Optimizers, schedulers, scalers and averages that only the step knows are put back when it ends.
 """
 
 from collections.abc import Callable, Iterator
@@ -15,19 +15,27 @@ from torch import Tensor, nn
 from torch.nn.utils import clip_grad
 from torch.optim.lr_scheduler import LRScheduler
 from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook, register_optimizer_step_pre_hook
+from torch.optim.swa_utils import AveragedModel
 
 from catdog.doctor.patient import Patient
+from catdog.doctor.snapshot import way_back
 from catdog.doctor.source import Place, caller
 
 Kind = Literal[
-    "forward",  # of: what the network returned
-    "loss",  # of: what the criterion returned
+    "forward",  # of: what the network returned; given: its inputs
+    "loss",  # of: what the criterion returned; given: (what the network returned, target)
     "zero",  # of: the optimizer or module
     "backward",  # of: the tensor it starts from
-    "unscale", "clip", "update",
-    "step",  # of: the optimizer, before it moves anything
+    "gradient",  # of: the tensor that torch.autograd.grad starts from
+    "scale",  # of: the scaler; given: the loss
+    "unscale", "update",  # of: the scaler
+    "attempt",  # of: the scaler, which then steps or leaves it out; given: the optimizer
+    "clip",  # of: the parameters
+    "step",  # of: the optimizer, before it moves anything; given: the closure, if there is one
     "stepped",  # of: the optimizer, behind it
-    "schedule", "train", "eval",
+    "schedule",  # of: the scheduler
+    "average",  # of: the averaged network
+    "train", "eval",  # of: the module
 ]
 
 
@@ -38,6 +46,8 @@ class Event:
     kind: Kind
     place: Place | None
     of: Any
+    given: tuple[Any, ...] = ()
+    """What it was called with beside."""
 
 
 @dataclass(slots=True)
@@ -53,13 +63,16 @@ class Tape:
     @property
     def losses(self) -> list[Tensor]:
         """The tensors that a backward started from; where there was none, what the criterion returned."""
-        return [event.of for event in self.of("backward")] or [event.of for event in self.of("loss")]
+        return [event.of for event in self.of("backward", "gradient")] or [event.of for event in self.of("loss")]
 
 
 _HEARD: tuple[tuple[Kind, Any, str], ...] = (
     ("zero", Optimizer, "zero_grad"), ("zero", nn.Module, "zero_grad"), ("backward", torch.autograd, "backward"),
+    ("gradient", torch.autograd, "grad"),
     ("clip", clip_grad, "_clip_grads_with_norm_"), ("clip", nn.utils, "clip_grads_with_norm_"), ("clip", nn.utils, "clip_grad_value_"),
-    ("unscale", torch.amp.GradScaler, "unscale_"), ("update", torch.amp.GradScaler, "update"), ("schedule", LRScheduler, "step"),
+    ("clip", clip_grad, "clip_grad_value_"),
+    ("scale", torch.amp.GradScaler, "scale"), ("unscale", torch.amp.GradScaler, "unscale_"), ("attempt", torch.amp.GradScaler, "step"),
+    ("update", torch.amp.GradScaler, "update"), ("schedule", LRScheduler, "step"), ("average", AveragedModel, "update_parameters"),
 )
 """What of torch is heard under which name. The innermost functions, which a name imported earlier calls as well."""
 
@@ -71,51 +84,72 @@ def recording(patient: Patient, *, on_event: Callable[[Event], None] | None = No
     A criterion that is a module is heard wherever it is called; a function only where the step calls the one it is handed.
     """
     tape = Tape()
+    ways_back: dict[int, Callable[[], None]] = {}
 
-    def note(kind: Kind, of: Any) -> None:
+    def note(kind: Kind, of: Any, *given: Any) -> None:
         if torch._C._current_graph_task_id() != -1:
             return  # a checkpoint that computes its part again, inside a backward
-        event = Event(kind, caller(), of)
+        event = Event(kind, caller(), of, given)
         tape.events.append(event)
+        if kind in ("step", "schedule", "scale", "attempt", "average") and not _is_kept(patient, of):
+            ways_back.setdefault(id(of), way_back(of, patient))
         if on_event is not None:
             on_event(event)
 
-    def before(kind: Kind, owner: Any, name: str) -> Any:
-        original = getattr(owner, name)
-
-        def noted(*arguments: Any, **options: Any) -> Any:
-            note(kind, arguments[0] if arguments else None)
-            return original(*arguments, **options)
-
-        return patch.object(owner, name, noted)
-
     with ExitStack() as stack:
-        for heard in _HEARD:
-            stack.enter_context(before(*heard))
+        stack.callback(lambda: [way() for way in ways_back.values()])
+        for kind, owner, name in _HEARD:
+            stack.enter_context(patch.object(owner, name, _noted(kind, getattr(owner, name), note)))
         if patient.scheduler is not None and "step" in vars(type(patient.scheduler)):  # a kind that has its own
-            stack.enter_context(before("schedule", type(patient.scheduler), "step"))
+            own = type(patient.scheduler)
+            stack.enter_context(patch.object(own, "step", _noted("schedule", own.step, note)))
         stack.enter_context(patch.object(nn.Module, "train", _outermost(nn.Module.train, note)))
         stack.enter_context(_hearing(patient, note))
-        stack.callback(patient.model.register_forward_hook(lambda *call: note("forward", call[-1])).remove)
-        stack.callback(register_optimizer_step_pre_hook(lambda *call: note("step", call[0])).remove)
+        if not isinstance(patient.model, torch.jit.ScriptModule):  # some of them refuse a hook
+            handle = patient.model.register_forward_hook(lambda _, inputs, outputs: note("forward", outputs, *inputs))
+            stack.callback(handle.remove)
+        stack.callback(register_optimizer_step_pre_hook(lambda own, given, named: note("step", own, *given[1:], *named.values())).remove)
         stack.callback(register_optimizer_step_post_hook(lambda *call: note("stepped", call[0])).remove)
         yield tape
 
 
+def _is_kept(patient: Patient, owner: Any) -> bool:
+    """Whether a Snapshot keeps it anyway."""
+    return any(owner is own for own in (patient.model, patient.optimizer, patient.scheduler, patient.scaler))
+
+
+def _noted(kind: Kind, original: Any, note: Callable[..., None]) -> Callable[..., Any]:
+    """Once: where torch hands a call on, it may come by again under the same name."""
+    is_inside = False
+
+    def noted(*arguments: Any, **options: Any) -> Any:
+        nonlocal is_inside
+        if is_inside:
+            return original(*arguments, **options)
+        note(kind, *(arguments or options.values()))
+        is_inside = True
+        try:
+            return original(*arguments, **options)
+        finally:
+            is_inside = False
+
+    return noted
+
+
 @contextmanager
-def _hearing(patient: Patient, note: Callable[[Kind, Any], None]) -> Iterator[None]:
+def _hearing(patient: Patient, note: Callable[..., None]) -> Iterator[None]:
     """Note what the criterion returns."""
     if isinstance(patient.loss, nn.Module):
-        handle = patient.loss.register_forward_hook(lambda *call: note("loss", call[-1]))
+        handle = patient.loss.register_forward_hook(lambda _, given, result: note("loss", result, *given))
         try:
             yield
         finally:
             handle.remove()
     elif (original := patient.loss) is not None:
 
-        def noted(*arguments: Any) -> Any:
-            result = original(*arguments)
-            note("loss", result)
+        def noted(*arguments: Any, **options: Any) -> Any:
+            result = original(*arguments, **options)
+            note("loss", result, *arguments)
             return result
 
         with patch.object(patient, "loss", noted):
@@ -124,7 +158,7 @@ def _hearing(patient: Patient, note: Callable[[Kind, Any], None]) -> Iterator[No
         yield
 
 
-def _outermost(original: Callable[[nn.Module, bool], nn.Module], note: Callable[[Kind, Any], None]) -> Callable[..., nn.Module]:
+def _outermost(original: Callable[[nn.Module, bool], nn.Module], note: Callable[..., None]) -> Callable[..., nn.Module]:
     """Module.train, which calls itself for every child, noted once."""
     depth = 0
 

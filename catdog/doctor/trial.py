@@ -8,6 +8,7 @@ from torch import Tensor
 
 from catdog.doctor.findings import Culprit, Finding
 from catdog.doctor.patient import Patient, logits_of, tensors_in
+from catdog.doctor.tape import recording
 
 
 def trial(patient: Patient) -> Finding | None:
@@ -23,7 +24,8 @@ def trial(patient: Patient) -> Finding | None:
         return None
     if patient.step is not None and patient.optimizer is not None:  # it knows what to do with what the network returns
         try:
-            patient.train_step()
+            with recording(patient):  # which puts back what only the step knows
+                patient.train_step()
         except Exception as error:  # noqa: BLE001 - whatever somebody's loop raises
             return _trouble(patient, "the training step fails", error, "It is called as step(model, (inputs, target), loss, optimizer).")
     elif (trouble := _of_loss(patient, outputs)) is not None:

@@ -22,7 +22,7 @@ from torch import nn
 
 from catdog import loop, models
 from catdog.config import TrainConfig
-from catdog.doctor.draws import Draws
+from catdog.doctor.attendance import Attendance
 from catdog.doctor.guards import EVERY, Guards
 from catdog.learner import Learner
 from catdog.progress import Progress
@@ -61,7 +61,7 @@ def measure(model: str, trainable: str, side: int, *, looks: int) -> Row:
         network = models.build(model, labels=("cat", "dog"), weights="none", image_size=side, weights_folder=None)
         inputs = torch.randint(0, 256, (BATCH, side, side, 3), dtype=torch.uint8)
     learner = Learner.build(network, config, targets=target, labels=2, device="cpu", ranks=ALONE)
-    draws, state, taken = Draws(), State(), _Taken([], [], [])
+    draws, state, taken = Attendance(), State(), _Taken([], [], [])
     guards = Guards(learner.network, config, draws, declared={"train": BATCH}, is_resumed=False)
     learner.set_rate(config.learning_rate)
     for number in range(looks):

@@ -1,0 +1,55 @@
+"""A network for two labels and the loop that trains it: five_bugs.py without them.
+
+    python no_bugs.py
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from catdog.doctor import Report, examine
+
+
+class SmallNet(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.features = nn.Sequential(
+            nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.MaxPool2d(2),
+            nn.Conv2d(8, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+        )
+        self.head = nn.Linear(16, 2)
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.head(self.features(images))
+        return logits
+
+
+def train_step(model: nn.Module, batch: tuple[Tensor, Tensor], loss_fnc: Callable[[Tensor, Tensor], Tensor], optimizer: Optimizer) -> float:
+    images, labels = batch
+    optimizer.zero_grad()
+    output = model(images)
+    loss = loss_fnc(output, labels)
+    loss.backward()  # type: ignore[no-untyped-call]
+    optimizer.step()
+    return float(loss.detach())
+
+
+def pictures() -> tuple[Tensor, Tensor]:
+    """16 pictures (16, 3, 24, 24); the label is the brighter half."""
+    labels = torch.arange(16) % 2
+    images = torch.randn(16, 3, 24, 24)
+    images[labels == 1, :, :12] += 1
+    return images, labels
+
+
+def main() -> Report:
+    torch.manual_seed(0)
+    model = SmallNet()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    return examine(model, pictures(), nn.CrossEntropyLoss(), optimizer, step=train_step)
+
+
+if __name__ == "__main__":
+    print(main())

@@ -1,0 +1,7 @@
+"""What training makes small."""
+
+from torch import nn
+
+
+def make_criterion(config):
+    return nn.CrossEntropyLoss()
