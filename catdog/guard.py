@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from catdog.doctor.attendance import Attendance
+from catdog.doctor.training.attendance import Attendance
 from catdog.errors import TestSplitTouched
 from catdog.loaders import Split
 from catdog.progress import PHASES

@@ -47,9 +47,10 @@ from catdog.cache import Cache
 from catdog.config import BATCH_SIZE, TrainConfig
 from catdog.datasets import Dataset, Record
 from catdog.device import Device
-from catdog.doctor import gate, selection
+from catdog.doctor import gate
 from catdog.doctor.findings import Report
-from catdog.doctor.guards import Guards
+from catdog.doctor.training import selection
+from catdog.doctor.training.guards import Guards
 from catdog.errors import FAILURES, BadConfig, BadInput, CatdogError, DatasetChanged, NotFound, Unavailable, Unhealthy
 from catdog.files import sha256_of, write_atomically
 from catdog.guard import Guard

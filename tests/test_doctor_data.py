@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, WeightedRandomSampler
 
 from catdog.datasets import Dataset
-from catdog.doctor import census
 from catdog.doctor import data as organ
+from catdog.doctor.data import census
 from catdog.doctor.findings import Finding, Report
 from catdog.doctor.patient import Batch, Data, DataSplit, Intent, Patient
 from catdog.doctor.visit import visit

@@ -15,12 +15,13 @@ from torch import nn
 from catdog import device, loop, run
 from catdog.checkpoints import Checkpoint
 from catdog.config import TrainConfig
-from catdog.doctor import gate, patients, selection
-from catdog.doctor.attendance import Attendance
+from catdog.doctor import gate, patients
 from catdog.doctor.examination import examination
 from catdog.doctor.findings import Culprit, Finding, Report
-from catdog.doctor.guards import EVERY, LOOKS, Guards, Updates
 from catdog.doctor.patient import Patient
+from catdog.doctor.training import selection
+from catdog.doctor.training.attendance import Attendance
+from catdog.doctor.training.guards import EVERY, LOOKS, Guards, Updates
 from catdog.errors import Unhealthy
 from catdog.files import sha256_of
 from catdog.metrics import Answers, Measures

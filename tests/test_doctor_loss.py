@@ -11,8 +11,8 @@ from torch.nn import functional
 from torch.optim import SGD, Adam, Optimizer
 
 from catdog.doctor import Finding, Intent, Report
-from catdog.doctor.certificate import Certificate
 from catdog.doctor.loss import EXAMINATIONS
+from catdog.doctor.loss.certificate import Certificate
 from catdog.doctor.patient import Batch, Loss, Patient
 from catdog.doctor.visit import visit
 from tests.examples import five_bugs, no_bugs

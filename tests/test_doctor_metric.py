@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.optim import SGD
 
 from catdog.doctor import Finding, Intent, Report
-from catdog.doctor import evaluation as purity
-from catdog.doctor.metric import EXAMINATIONS
+from catdog.doctor.loop import evaluation as purity
+from catdog.doctor.loop.metric import EXAMINATIONS
 from catdog.doctor.patient import Batch, Loss, Patient
 from catdog.doctor.snapshot import digest
 from catdog.doctor.visit import visit

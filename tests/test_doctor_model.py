@@ -16,9 +16,9 @@ from torch.utils.checkpoint import checkpoint
 from torchvision import models as zoo
 
 from catdog import models
-from catdog.doctor import Data, DataSplit, Intent, Patient, Report, parity
-from catdog.doctor.model import EXAMINATIONS
-from catdog.doctor.redraw import settle
+from catdog.doctor import Data, DataSplit, Intent, Patient, Report
+from catdog.doctor.model import EXAMINATIONS, parity
+from catdog.doctor.model.redraw import settle
 from catdog.doctor.visit import visit
 
 pytestmark = pytest.mark.usefixtures("one_thread")

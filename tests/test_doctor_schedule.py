@@ -11,9 +11,9 @@ from torch.optim import SGD, Adam, AdamW, Optimizer
 from torch.optim.lr_scheduler import ConstantLR, CosineAnnealingLR, CosineAnnealingWarmRestarts, LRScheduler, OneCycleLR, StepLR
 
 from catdog.doctor import Finding, Intent, Report
-from catdog.doctor import ladder as ladders
+from catdog.doctor.loop import ladder as ladders
+from catdog.doctor.loop.schedule import EXAMINATIONS
 from catdog.doctor.patient import Loss, Patient
-from catdog.doctor.schedule import EXAMINATIONS
 from catdog.doctor.visit import visit
 
 pytestmark = pytest.mark.usefixtures("one_thread")

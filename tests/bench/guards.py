@@ -22,8 +22,8 @@ from torch import nn
 
 from catdog import loop, models
 from catdog.config import TrainConfig
-from catdog.doctor.attendance import Attendance
-from catdog.doctor.guards import EVERY, Guards
+from catdog.doctor.training.attendance import Attendance
+from catdog.doctor.training.guards import EVERY, Guards
 from catdog.learner import Learner
 from catdog.progress import Progress
 from catdog.ranks import ALONE

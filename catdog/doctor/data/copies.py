@@ -1,0 +1,147 @@
+"""D03: pictures that stand in two splits, and those that have two labels; also where they were saved again, made smaller or mirrored."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageFilter
+
+from catdog import duplicates
+from catdog.doctor.data.census import Entry, entries
+from catdog.doctor.data.files import looked_at
+from catdog.doctor.examination import Examination, examination
+from catdog.doctor.findings import Culprit, Finding
+from catdog.doctor.patient import Patient
+
+EXACT, NEAR, CONFLICTING = 0.01, 0.1, 0.005
+"""Shares of a split from which on copies are an error. CIFAR-10 lives with 3.3 % of near copies, CIFAR-100 with 10 % (ciFAIR, Barz and
+Denzler 2019)."""
+FEWEST = {EXACT: 2, NEAR: 3, CONFLICTING: 2}
+"""Pictures of a share that is an error: in a split of twenty one picture is 5 %."""
+FINE = 0.5
+"""Correlation of what two near copies have beyond their blurred shapes; a second picture of the same silhouette has none in common."""
+CONFIRMED = 250
+"""Near copies between two splits whose detail is compared; more are not needed for what is said."""
+ORDER = ("train", "val", "test")
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """Two files that show the same."""
+
+    one: Entry
+    other: Entry
+    is_exact: bool
+
+
+@examination("D03", "duplicates", needs=("data",), catches="pictures of val or test that are in train as well, one picture with two labels")
+def copies(patient: Patient) -> Iterator[Finding]:
+    """Compare all pictures with all."""
+    groups = [*_known(patient), *_found(patient)]
+    sizes = {name: len(split.paths) for name, split in patient.data.splits.items()}  # type: ignore[union-attr]
+    for later in ORDER[1:]:
+        for earlier in ORDER[: ORDER.index(later)]:
+            if sizes.get(earlier) and sizes.get(later):
+                yield from _leak([*_between(groups, earlier, later)], earlier, later, sizes[later])
+    yield from _conflicts(groups, sum(sizes.values()))
+
+
+def _known(patient: Patient) -> Iterator[list[list[Entry]]]:
+    """Groups that the import of the data set has found; of each, the parts of one content."""
+    records = (patient.data.records if patient.data is not None else None) or {}
+    found: dict[str, dict[str, list[Entry]]] = {}
+    for entry in entries(patient):
+        if (record := records.get(entry.path)) is not None:
+            found.setdefault(record.group or record.sha256, {}).setdefault(record.sha256, []).append(entry)
+    yield from ([*group.values()] for group in found.values() if sum(map(len, group.values())) > 1)
+
+
+def _found(patient: Patient) -> Iterator[list[list[Entry]]]:
+    """The same of files that are not known."""
+    looks = [(entry, look) for entry, look in looked_at(patient) if not look.error and look.thumbnail is not None]
+    if len(looks) < 2:
+        return
+    thumbnails = np.stack([look.thumbnail for _, look in looks])  # type: ignore[misc]
+    found = duplicates.groups(thumbnails)
+    for members in found.members:
+        parts: dict[str, list[Entry]] = {}
+        for position in members:
+            parts.setdefault(looks[position][1].pixels, []).append(looks[position][0])
+        yield [*parts.values()]
+
+
+def _between(groups: Sequence[list[list[Entry]]], earlier: str, later: str) -> Iterator[Pair]:
+    """For each picture of the later split that has one: its copy in the earlier one, an exact one first."""
+    for group in groups:
+        there = [entry for part in group for entry in part if entry.split == earlier]
+        if not there:
+            continue
+        for part in group:
+            same = [entry for entry in part if entry.split == earlier]
+            yield from (Pair((same or there)[0], entry, bool(same)) for entry in part if entry.split == later)
+
+
+def _leak(pairs: Sequence[Pair], earlier: str, later: str, size: int) -> Iterator[Finding]:
+    near = [pair for pair in pairs if not pair.is_exact]
+    pairs = [pair for pair in pairs if pair.is_exact] + [pair for pair in near[:CONFIRMED] if _is_fine(pair)]
+    if not pairs:
+        return
+    exact = sum(pair.is_exact for pair in pairs)
+    is_error = _is_much(exact, size, EXACT) or _is_much(len(pairs), size, NEAR)
+    first = next((pair for pair in pairs if pair.is_exact), pairs[0])
+    yield Finding(
+        "D03", "error" if is_error else "warning", f"{len(pairs)} of {size} pictures of {later} stand in {earlier} as well",
+        Culprit(f"{first.other.path} = {first.one.path}"),
+        (
+            f"{len(pairs) / size:.1%} of {later}, {exact} of them to the pixel, the others confirmed by their fine detail",
+            *(f"{pair.other.path.name} = {pair.one.path.name}" for pair in pairs[:10]),
+        ),
+        f"Take them out of {earlier}, and split by content: what is validated on has not been trained on.",
+    )
+
+
+def _is_much(number: int, size: int, share: float) -> bool:
+    return number >= FEWEST[share] and number >= share * size
+
+
+def _is_fine(pair: Pair) -> bool:
+    """The second witness of a near copy: fine detail, at a size at which one picture of a scene is not another."""
+    try:
+        one, other = (_detail(entry) for entry in (pair.one, pair.other))
+    except OSError:
+        return False
+    return max(_correlation(one, other), _correlation(one, other[:, ::-1])) >= FINE
+
+
+def _detail(entry: Entry) -> NDArray[np.float64]:
+    """(128, 128) what a blur takes away."""
+    with Image.open(entry.path) as image:
+        grey = image.convert("L").resize((128, 128), Image.Resampling.BICUBIC)
+    return np.asarray(grey, np.float64) - np.asarray(grey.filter(ImageFilter.GaussianBlur(3)), np.float64)
+
+
+def _correlation(one: NDArray[np.float64], other: NDArray[np.float64]) -> float:
+    mine, theirs = one - one.mean(), other - other.mean()
+    return float((mine * theirs).sum() / max(1e-9, float(np.sqrt((mine**2).sum() * (theirs**2).sum()))))
+
+
+def _conflicts(groups: Sequence[list[list[Entry]]], size: int) -> Iterator[Finding]:
+    """One picture with two labels: an error where the pixels are the same, so that a network can only be wrong."""
+    exact = [part for group in groups for part in group if len({entry.label for entry in part}) > 1]
+    near = [group for group in groups if len({entry.label for part in group for entry in part}) > 1]
+    if not near:
+        return
+    number = sum(map(len, exact))
+    first = exact[0] if exact else [part[0] for part in near[0]]
+    pair = [first[0], next((entry for entry in first if entry.label != first[0].label), first[-1])]
+    yield Finding(
+        "D03", "error" if _is_much(number, size, CONFLICTING) else "warning", "Pictures that show the same have different labels",
+        Culprit(" = ".join(str(entry.path) for entry in pair)),
+        (f"{len(near)} groups of pictures, {len(exact)} of them the same to the pixel",
+         *(f"{entry.path.name}: {entry.label}" for entry in pair)),
+        "Correct the labels.",
+    )
+
+
+EXAMINATIONS: tuple[Examination, ...] = (copies,)

@@ -1,9 +1,0 @@
-"""EXAMINATIONS: everything that is asked of a training loop, exact and cheap questions first."""
-
-from catdog.doctor import accumulation, coverage, effect, evaluation, freshness, frozen, metric, order
-from catdog.doctor.examination import Examination
-
-EXAMINATIONS: tuple[Examination, ...] = (
-    *effect.EXAMINATIONS, *coverage.EXAMINATIONS, *order.EXAMINATIONS, *freshness.EXAMINATIONS, *metric.EXAMINATIONS,
-    *evaluation.EXAMINATIONS, *frozen.EXAMINATIONS, *accumulation.EXAMINATIONS,
-)

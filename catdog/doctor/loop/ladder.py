@@ -1,0 +1,158 @@
+"""L07: the ladder. First fit one sample, then one batch: what cannot do that cannot learn.
+
+It is made behind all others: where it fails, it says what they have found to look at.
+"""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.optim import Adam
+
+from catdog.doctor.examination import CannotTell, examination
+from catdog.doctor.findings import Culprit, Finding
+from catdog.doctor.loop.rehearsal import Rehearsal
+from catdog.doctor.loss.clean import clean_loss, is_right
+from catdog.doctor.patient import Batch, Patient, usual_step
+from catdog.doctor.snapshot import Snapshot
+from catdog.doctor.tape import recording
+
+STEPS = 60
+SECONDS = 8.0
+"""For the whole ladder; a network that is too slow for it is not judged."""
+FITS = 0.1
+"""Of the loss at the beginning."""
+MOVES = 0.8
+"""Of the loss at the beginning: what has not fallen to that has not begun to learn."""
+RATES = (1e-3, 1e-2)
+"""Of Adam, for the second try and the third."""
+MOSTLY = 0.5
+"""Of the parameters: where fewer are trained, a batch need not be fitted, only a sample."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Climb:
+    losses: list[float]
+    fits: bool
+    is_over: bool = False
+    """Time ran out."""
+    rate: float | None = None
+    steps: int = 0
+
+    @property
+    def moves(self) -> bool:
+        return min(self.losses) <= MOVES * self.losses[0]
+
+    def __str__(self) -> str:
+        shown = [self.losses[round(part * (len(self.losses) - 1) / 5)] for part in range(6)] if len(self.losses) > 6 else self.losses
+        return f"loss over {self.steps} steps: " + ", ".join(f"{loss:.3g}" for loss in shown)
+
+
+@examination(
+    "L07", "ladder", catches="anything that keeps a network from fitting one sample, or one batch", needs=("loss", "optimizer"), passes=60,
+)
+def ladder(patient: Patient) -> Iterator[Finding]:
+    """Climb with the owner's own step; where that fails, with Adam and the plain step, to tell the loop from the network."""
+    if Rehearsal.of(patient).error is not None:
+        raise CannotTell("the training step cannot be made")
+    start, until = Snapshot.of(patient), time.monotonic() + SECONDS
+    rungs = [("one sample", _one(patient)), (f"one batch of {len(patient.batch[0])}", patient.batch)]
+    for rung, batch in rungs[: 2 if _share_trained(patient) > MOSTLY else 1]:
+        # It puts back what only the step knows; what it hears would hold the graphs of all steps.
+        with recording(patient, on_event=lambda _: tape.events.clear()) as tape:
+            own = _climbed(patient, batch, start, until=until)
+        if own.is_over:
+            raise CannotTell(f"no time for {STEPS} steps on {rung}")
+        if own.fits:
+            continue
+        others = []
+        for rate in RATES:
+            others.append(_climbed(patient, batch, start, until=until, rate=rate))
+            if others[-1].is_over:
+                raise CannotTell(f"no time for {STEPS} steps on {rung}")
+            if others[-1].fits:
+                break
+        if own.moves and others[-1].fits and not any(finding.severity == "error" for finding in patient.findings):
+            return  # it learns, only slowly
+        yield _finding(patient, rung, own, others)
+        return
+
+
+def _share_trained(patient: Patient) -> float:
+    parameters = list(patient.model.parameters())
+    return sum(one.numel() for one in parameters if one.requires_grad) / max(1, sum(one.numel() for one in parameters))
+
+
+def _known(patient: Patient) -> list[Finding]:
+    """What the other examinations have found, the certain before the rest."""
+    errors = [finding for finding in patient.findings if finding.severity == "error"]
+    return errors or [finding for finding in patient.findings if finding.severity == "warning"]
+
+
+def _one(patient: Patient) -> Batch:
+    """One image and its mirror image: batch statistics can take neither one image nor two equal ones."""
+    inputs, target = patient.batch
+    mirrored = inputs[:1].flip(2) if inputs.ndim == 4 else inputs[:1]
+    return torch.cat([inputs[:1], mirrored]), torch.cat([target[:1], target[:1]])
+
+
+def _climbed(patient: Patient, batch: Batch, start: Snapshot, *, until: float, rate: float | None = None) -> _Climb:
+    start.restore()
+    for module in patient.model.modules():
+        if isinstance(module, nn.modules.dropout._DropoutNd):
+            module.p = 0.0
+    loss = clean_loss(patient, batch)
+    losses, is_over = [float(loss().detach())], False
+    parameters = [one for one in patient.model.parameters() if one.requires_grad]
+    optimizer = Adam(parameters, lr=rate) if parameters and rate else None
+    fits, number = False, 0
+    for number in range(STEPS):
+        if rate is None:
+            _own_step(patient, batch)
+        elif optimizer is not None and patient.loss is not None:
+            usual_step(patient.model, batch, patient.loss, optimizer)
+        if number % 5 == 4 or number < 3:
+            losses.append(float(loss().detach()))
+            fits = _fits(patient, batch, losses)
+            is_over = time.monotonic() > until
+            if fits or is_over:
+                break
+    start.restore()
+    return _Climb(losses, fits, is_over and not fits, rate, number + 1)
+
+
+def _own_step(patient: Patient, batch: Batch) -> None:
+    """All calls that an update takes."""
+    try:
+        for _ in range(patient.intent.accumulate):
+            patient.train_step(batch)
+    except Exception as error:
+        raise CannotTell(f"the training step fails after some calls: {type(error).__name__}: {error}"[:200]) from error
+
+
+def _fits(patient: Patient, batch: Batch, losses: list[float]) -> bool:
+    if losses[-1] <= FITS * losses[0]:
+        return True
+    return losses[-1] <= MOVES * losses[0] and is_right(patient, batch) == 1.0
+
+
+def _finding(patient: Patient, rung: str, own: _Climb, others: list[_Climb]) -> Finding:
+    look = "; ".join(
+        f"{finding.code}: {finding.message[:1].lower()}{finding.message[1:]} ({finding.culprit})" for finding in _known(patient)[:3]
+    )
+    if others[-1].fits:
+        blame, culprit, guess = "With Adam and the plain step it can", "optimizer and loop", "the learning rate, the optimizer or the loop"
+    else:
+        blame, culprit, guess = "With Adam and the plain step it cannot either", "network and loss", "the network or the loss"
+    is_stuck = rung == "one sample" and not any(climb.moves for climb in (own, *others))
+    return Finding(
+        "L07", "error" if is_stuck else "warning", f"The network cannot fit {rung} in {STEPS} steps. {blame}", Culprit(culprit),
+        (f"with the loop's own step: {own}", *(f"with Adam at {other.rate:g}: {other}" for other in others)),
+        f"Look first at {look}." if look else f"Look at {guess}: no other examination has found anything.",
+    )
+
+
+EXAMINATIONS = (ladder,)
+

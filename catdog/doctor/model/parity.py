@@ -1,0 +1,176 @@
+"""M14 parity: the network computes the same on the other device, and compiled, as it does here."""
+
+import copy
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from catdog.doctor.examination import CannotTell, Examination, examination
+from catdog.doctor.findings import Culprit, Finding
+from catdog.doctor.model.redraw import answers, seeded
+from catdog.doctor.model.trace import eager
+from catdog.doctor.patient import Patient, tensors_in
+
+FAR = 1e-3
+"""Largest difference of an answer, as a share of the largest answer, that two ways to compute in float32 may have."""
+ALIKE = 0.999
+"""Least cosine of the gradients of a parameter."""
+STEEP = 1e-6
+"""Share of the largest gradient below which one is rounding."""
+LAYER = 10.0
+"""Times the median error of the layers before it: there it begins."""
+
+
+@examination("M14", "parity", catches="a device or a compiler that computes something else", passes=8)
+def parity(patient: Patient) -> Iterator[Finding]:
+    """An error where answers differ by more than FAR in float32, and float64 says that the other way, not the network, is off."""
+    network = eager(patient.model)
+    if any(weight.dtype not in (torch.float32, torch.float64) for weight in network.parameters()):
+        raise CannotTell("not in float32")
+    try:
+        ways = list(_ways(patient, network))
+        original = copy.deepcopy(network).to("cpu")
+    except (RuntimeError, TypeError, AttributeError) as error:
+        raise CannotTell(f"the network cannot be copied: {error}") from error
+    if not ways:
+        raise CannotTell("one device, and nothing compiled")
+    with _full_precision():
+        here = _heard(original, patient.batch[0].to("cpu"))
+        for way in ways:
+            yield from _compared(here, network, way, patient.batch[0])
+
+
+@dataclass(frozen=True, slots=True)
+class _Way:
+    """Another way to compute the same."""
+
+    name: str
+    network: nn.Module
+    device: torch.device
+
+
+@dataclass(frozen=True, slots=True)
+class _Heard:
+    """What one pass says, on the CPU in float64."""
+
+    said: Tensor
+    gradients: dict[str, Tensor]
+    layers: dict[str, Tensor]
+    """Outputs of the modules by path, in the order in which they were called."""
+
+
+def _ways(patient: Patient, network: nn.Module) -> Iterator[_Way]:
+    device = patient.batch[0].device
+    if device.type != "cpu":
+        yield _Way(str(device), copy.deepcopy(network), device)
+    elif torch.accelerator.is_available() and (other := torch.accelerator.current_accelerator()) is not None:
+        yield _Way(str(other), copy.deepcopy(network).to(other), other)
+    if hasattr(patient.model, "_orig_mod"):
+        yield _Way("torch.compile", patient.model, device)
+
+
+@contextmanager
+def _full_precision() -> Iterator[None]:
+    """Products of float32 in float32."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        with torch.backends.cudnn.flags(allow_tf32=False):
+            yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def _heard(network: nn.Module, inputs: Tensor) -> _Heard:
+    """One pass in evaluation, where no random number is drawn, with the gradient of a sum over the answers."""
+    network.eval()
+    layers: dict[str, Tensor] = {}
+
+    def note(path: str, outputs: object) -> None:
+        tensors = [one for one in tensors_in(outputs) if one.is_floating_point()]
+        if tensors:
+            layers.setdefault(path, tensors[0].detach().cpu().double())
+
+    inner = eager(network)
+    with ExitStack() as stack:
+        if inner is network:  # a compiled network keeps its own counsel
+            for path, module in inner.named_modules():
+                hook = module.register_forward_hook(lambda *call, path=path: note(path, call[-1]))
+                stack.callback(hook.remove)
+        seeded(0)
+        said = answers(network(inputs), len(inputs))
+    weights = torch.rand(said.shape, generator=torch.Generator().manual_seed(0)).to(said).add(0.5)
+    for weight in inner.parameters():
+        weight.grad = None
+    if said.requires_grad:
+        torch.autograd.backward((said * weights).sum())
+    gradients = {name: weight.grad.detach().cpu().double() for name, weight in inner.named_parameters() if weight.grad is not None}
+    return _Heard(said.detach().cpu().double(), gradients, layers)
+
+
+def _compared(here: _Heard, network: nn.Module, way: _Way, inputs: Tensor) -> Iterator[Finding]:
+    there = _heard(way.network, inputs.to(way.device))
+    error = _error(here.said, there.said)
+    steepest = max((float(one.norm()) for one in here.gradients.values()), default=0.0)
+    unlike = {
+        name: cosine for name, one in here.gradients.items()
+        if name in there.gradients and float(one.norm()) > STEEP * steepest
+        and (cosine := float(torch.nn.functional.cosine_similarity(one.flatten(), there.gradients[name].flatten(), dim=0))) < ALIKE
+    }
+    if error <= FAR and not unlike:
+        return
+    exact = _exact(network, inputs)
+    own, others = (_error(exact, one.said) if exact is not None else None for one in (here, there))
+    if own is not None and own > FAR / 10:  # random, or in half precision by its own will: no two ways agree
+        return
+    is_certain = error > FAR and own is not None and others is not None and others > FAR
+    first = _first_layer(here, there) or (next(iter(unlike)) if unlike else type(network).__name__)
+    evidence = [f"the answers differ by {error:.1e} of the largest"]
+    if own is not None and others is not None:
+        evidence.append(f"from float64 the CPU differs by {own:.1e}, {way.name} by {others:.1e}")
+    if unlike:
+        least = min(unlike.values())
+        evidence.append(f"{len(unlike)} of {len(here.gradients)} gradients have a cosine below {ALIKE}, least {least:.3f}")
+    yield Finding(
+        "M14", "error" if is_certain else "warning", f"On {way.name} the network computes something else than on the CPU as it is",
+        Culprit(first), tuple(evidence),
+        "Train on the CPU until it is known; look at the layer named, at its dtype, and at the versions of the driver and of torch.",
+    )
+
+
+def _error(one: Tensor, other: Tensor) -> float:
+    """Largest difference as a share of the largest value; what is not a number in one alone is infinitely far."""
+    if not torch.equal(one.isfinite(), other.isfinite()):
+        return float("inf")
+    both = one.isfinite()
+    scale = float(one[both].abs().max()) if bool(both.any()) else 0.0
+    return float((one[both] - other[both]).abs().max()) / (scale or 1.0) if bool(both.any()) else 0.0
+
+
+def _exact(network: nn.Module, inputs: Tensor) -> Tensor | None:
+    """The answers in float64 on the CPU; None where the network cannot."""
+    try:
+        with torch.no_grad():
+            seeded(0)
+            exact = copy.deepcopy(network).cpu().double().eval()
+            return answers(exact(inputs.cpu().double() if inputs.is_floating_point() else inputs.cpu()), len(inputs))
+    except Exception:  # noqa: BLE001 - a dtype that is written down somewhere
+        return None
+
+
+def _first_layer(here: _Heard, there: _Heard) -> str | None:
+    """The first module whose error exceeds LAYER times the median of those before it, and FAR."""
+    errors: list[float] = []
+    for path, outputs in here.layers.items():
+        if path in there.layers and there.layers[path].shape == outputs.shape:
+            error = _error(outputs, there.layers[path])
+            if error > FAR and error > LAYER * (sorted(errors)[len(errors) // 2] if errors else 0.0):
+                return path or None
+            errors.append(error)
+    return None
+
+
+EXAMINATIONS: tuple[Examination, ...] = (parity,)
