@@ -1,4 +1,4 @@
-"""The doctor's gate: a run that must not be ends with the reason, any other is left as it was; guards; the best epoch's file."""
+"""The gate: a run that must not be ends with the reason, any other is left as it was; guards, attendance, the file of the best epoch."""
 
 import json
 import shutil

@@ -385,6 +385,20 @@ def test_a_scaler_that_leaves_out_its_first_updates() -> None:
     assert scaler.get_scale() == 2.0**126
 
 
+def test_a_fused_optimizer_that_divides_by_the_scale_itself() -> None:
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+
+    def step(model: nn.Module, batch: Batch, loss: Loss, optimizer: Optimizer) -> None:
+        optimizer.zero_grad()
+        for images, target in zip(batch[0].chunk(2), batch[1].chunk(2), strict=True):
+            scaler.scale(loss(model(images), target) / 2).backward()  # type: ignore[no-untyped-call]
+        scaler.step(optimizer)
+        scaler.update()
+
+    model = Network()
+    assert examined(step, model=model, optimizer=SGD(model.parameters(), lr=0.01, fused=True)).findings == ()
+
+
 def test_several_optimizers_of_which_one_is_handed_over() -> None:
     model = Network()
     other, own = AdamW(model.body.parameters(), lr=0.001), SGD(model.head.parameters(), lr=0.01)

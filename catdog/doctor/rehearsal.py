@@ -190,7 +190,7 @@ def _update(tape: Tape, event: Event) -> Update:
     has = [one for one in parameters if one.grad is not None]
     found = torch._foreach_norm([one.grad.detach().coalesce().values() if one.grad.is_sparse else one.grad for one in has]) if has else ()
     norms: dict[int, float | None] = {id(one): None for one in parameters}
-    norms.update({id(one): float(norm) for one, norm in zip(has, found, strict=True)})
+    norms.update({id(one): float(norm) / _factor(optimizer) for one, norm in zip(has, found, strict=True)})
     rate = max((float(group.get("lr", 1.0)) for group in optimizer.param_groups), default=0.0)
     return Update(optimizer, event.place, rate, norms, len(tape.events) - 1)
 
