@@ -48,10 +48,10 @@ def examine(
 ) -> None:
     """Examinations: of a network and its pictures (`--data` with `--model`), of a run (`--run`), of this machine (`system`).
 
-    Your own class or function is called without arguments, or with `labels`, their number, where it has a parameter of that name.
-    It is given a batch of 8 of your pictures, trained for a few steps with cross-entropy and AdamW, and put back. Its file is run
-    for that. An error is only what is certainly wrong; the culprit stands beside it. Of a run the report of its own examination is shown,
-    and what its curves say.
+    Your own class or function is called without arguments but for `labels`, their number, and `image_size`, where it has parameters of
+    these names. It is given a batch of 8 of your pictures, trained for a few steps with cross-entropy and AdamW, and put back. Its file is
+    run for that. An error is only what is certainly wrong; the culprit stands beside it. Of a run the report of its own examination is
+    shown, and what its curves say.
 
     Exits 0 where nothing is certainly wrong, 3 where something is, 2 for wrong input.
     """

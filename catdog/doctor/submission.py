@@ -55,7 +55,8 @@ def examine_submitted(source: str, dataset: Dataset, *, image_size: int | None, 
     """Examine a network on pictures of `dataset`, with cross-entropy and AdamW in the usual loop.
 
     Args:
-        source: a name of `catdog models list`, or FILE.py:Class, of a class or function without arguments or with `labels`.
+        source: a name of `catdog models list`, or FILE.py:Class, of a class or function that needs no arguments but `labels` and
+            `image_size`.
         dataset: what it would be trained on.
         image_size: side of the square; None: what a network of the catalogue is looked at with, for others 224.
         given: what a network from a file takes, images (N, 3, S, S) float normalised as torchvision does, or pixels (N, S, S, 3) uint8.
@@ -75,7 +76,7 @@ def examine_submitted(source: str, dataset: Dataset, *, image_size: int | None, 
     with redirect_stdout(sys.stderr):
         try:
             if is_file:
-                network = built(imported(Path(file), name), len(dataset.labels), source)
+                network = built(imported(Path(file), name), source, labels=len(dataset.labels), image_size=size)
             else:
                 network = models.build(source, labels=dataset.labels, weights="none", image_size=size, weights_folder=None)
         except Refused as refused:
@@ -116,8 +117,8 @@ def imported(file: Path, name: str) -> Callable[..., Any]:
     return found  # type: ignore[no-any-return]
 
 
-def built(make: Callable[..., Any], labels: int, source: str) -> nn.Module:
-    """Call a class or function without arguments, or with the number of labels where it has `labels`.
+def built(make: Callable[..., Any], source: str, **known: int) -> nn.Module:
+    """Call a class or function with what is `known` of what it has parameters for, and nothing else.
 
     Raises:
         Refused: it needs other arguments, raises, or gives no network.
@@ -127,14 +128,15 @@ def built(make: Callable[..., Any], labels: int, source: str) -> nn.Module:
     except ValueError:  # written in C
         parameters = inspect.signature(lambda: None).parameters
     variable = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-    needed = [one.name for one in parameters.values() if one.default is one.empty and one.kind not in variable and one.name != "labels"]
+    unknown = [one for one in parameters.values() if one.kind not in variable and one.name not in known]
+    needed = [one.name for one in unknown if one.default is one.empty]
     if needed:
         raise _refused(
             f"{source} needs arguments that nobody here can know: {', '.join(needed)}", source, None,
             "Give them defaults, or name a function that calls it: def mine(labels): return Mine(...).",
         )
     try:
-        network = make(labels=labels) if "labels" in parameters else make()
+        network = make(**{name: value for name, value in known.items() if name in parameters})
     except (Exception, SystemExit) as error:
         raise _refused(f"{source} cannot be built", source, error, "Build it with Python alone until it works.") from error
     if not isinstance(network, nn.Module):
