@@ -4,7 +4,7 @@
     files.py    D01 D05                               copies.py    D03
     targets.py  D02 D04 D08                           geometry.py  D06
     card.py     D07                                   signal.py    D09
-    epochs.py   D10
+    epochs.py   D10                                   deviations.py, resampling.py  by which mistake one picture becomes another
 """
 
 from catdog.doctor.data import card, copies, epochs, files, geometry, signal, targets

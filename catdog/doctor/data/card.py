@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from catdog.doctor.data.census import entries
+from catdog.doctor.data.deviations import REARRANGED, SMALL, Explanation, Normalise, explain, grey, undone
 from catdog.doctor.data.draws import Draw, drawn
 from catdog.doctor.data.geometry import Frame, Prepare, channels_first, encoded, is_flat, trace
 from catdog.doctor.examination import CannotTell, Examination, examination
 from catdog.doctor.findings import Culprit, Finding
 from catdog.doctor.patient import Data, Patient
-from catdog.doctor.data.deviations import REARRANGED, SMALL, Explanation, Normalise, explain, grey, undone
 from catdog.doctor.source import defined_at
 
 CELLS = 4

@@ -9,13 +9,13 @@ from scipy import stats
 from torch import Tensor, nn
 
 from catdog.doctor.data.census import Entry, entries, spread
+from catdog.doctor.data.deviations import SMALL, explain
 from catdog.doctor.data.draws import Draw, drawn
 from catdog.doctor.data.files import correlation
 from catdog.doctor.data.geometry import channels_first
 from catdog.doctor.examination import CannotTell, Examination, examination
 from catdog.doctor.findings import Culprit, Finding
 from catdog.doctor.patient import Data, DataSplit, Patient
-from catdog.doctor.data.deviations import SMALL, explain
 from catdog.labels import labels_in, listed
 
 UNLIKELY = 1e-4

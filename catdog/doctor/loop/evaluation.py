@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from catdog.doctor.examination import examination
 from catdog.doctor.findings import Culprit, Finding
 from catdog.doctor.loop.parameters import SHOWN
-from catdog.doctor.loop.planting import loader
 from catdog.doctor.loop.rehearsal import Rehearsal
+from catdog.doctor.loss.planting import loader
 from catdog.doctor.patient import Patient, logits_of
 from catdog.doctor.snapshot import Snapshot
 from catdog.doctor.source import Place, caller

@@ -14,8 +14,8 @@ from torch.nn import functional
 
 from catdog.doctor.examination import CannotTell, examination
 from catdog.doctor.findings import Culprit, Finding
-from catdog.doctor.loop.planting import kept_alive, loader, planted
 from catdog.doctor.loss.answers import ACTIVATIONS, plant
+from catdog.doctor.loss.planting import kept_alive, loader, planted
 from catdog.doctor.patient import Patient
 from catdog.doctor.source import Place, caller
 

@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.autograd import grad  # not torch.autograd.grad, which the recording hears
 
 from catdog.doctor.examination import CannotTell
-from catdog.doctor.loop.planting import kept_alive, planted
 from catdog.doctor.loss.hearing import Hearing, activation_behind, has_the_range
+from catdog.doctor.loss.planting import kept_alive, planted
 from catdog.doctor.patient import Batch, Patient, logits_of, tensors_in
 from catdog.doctor.snapshot import Snapshot
 from catdog.doctor.source import Place

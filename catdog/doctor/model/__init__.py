@@ -1,32 +1,16 @@
-"""EXAMINATIONS of the model organ beside its branches: M06 to M14."""
+"""The model organ.
 
-from collections.abc import Iterable
-from dataclasses import replace
-
-import torch
+    branches.py      M01-M05  (evidence.py gathers it, trace.py sees a step from inside)    registration.py  M07
+    gradients.py     M06      (flow.py finds where a gradient ends)                         sight.py         M08
+    neighbours.py    M09      head.py   M10 (criterion.py: what a loss takes)               modes.py         M11
+    sharing.py       M12      pretrained.py   M13                                           parity.py        M14
+    operations.py    what torch computes     redraw.py   the same network elsewhere     hidden.py   what is registered nowhere
+"""
 
 from catdog.doctor.examination import Examination
-from catdog.doctor.findings import Finding
-from catdog.doctor.model import gradients, head, modes, neighbours, parity, pretrained, registration, sharing, sight
-from catdog.doctor.patient import Patient
-
-
-def _eagerly(examination: Examination) -> Examination:
-    """Structure is what the owner wrote: what torch.compile made of it is looked at by parity alone."""
-
-    def run(patient: Patient) -> Iterable[Finding]:
-        with torch.compiler.set_stance("force_eager"):
-            return list(examination.run(patient))
-
-    return replace(examination, run=run)
-
+from catdog.doctor.model import branches, gradients, head, modes, neighbours, parity, pretrained, registration, sharing, sight
 
 EXAMINATIONS: tuple[Examination, ...] = (
-    *map(
-        _eagerly, (
-            *registration.EXAMINATIONS, *head.EXAMINATIONS, *pretrained.EXAMINATIONS, *sharing.EXAMINATIONS, *modes.EXAMINATIONS,
-            *neighbours.EXAMINATIONS, *gradients.EXAMINATIONS, *sight.EXAMINATIONS,
-        ),
-    ),
-    *parity.EXAMINATIONS,
+    *branches.EXAMINATIONS, *registration.EXAMINATIONS, *head.EXAMINATIONS, *pretrained.EXAMINATIONS, *sharing.EXAMINATIONS,
+    *modes.EXAMINATIONS, *neighbours.EXAMINATIONS, *gradients.EXAMINATIONS, *sight.EXAMINATIONS, *parity.EXAMINATIONS,
 )

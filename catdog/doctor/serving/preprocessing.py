@@ -8,13 +8,13 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from catdog.doctor.data.card import is_as_declared
+from catdog.doctor.data.deviations import SMALL, explain, undone
 from catdog.doctor.data.geometry import Frame, Prepare, channels_first, encoded, trace
+from catdog.doctor.data.resampling import tried
 from catdog.doctor.examination import CannotTell, Examination, examination
 from catdog.doctor.findings import Culprit, Finding
 from catdog.doctor.patient import Data, Patient
-from catdog.doctor.data.deviations import SMALL, explain, undone
 from catdog.doctor.serving.golden import Golden, golden
-from catdog.doctor.data.resampling import tried
 from catdog.doctor.serving.uploads import real, serving_of
 from catdog.doctor.source import defined_at
 from catdog.labels import listed

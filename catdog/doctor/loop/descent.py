@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from catdog.doctor.examination import CannotTell, examination
+from catdog.doctor.examination import CannotTell, Examination, examination
 from catdog.doctor.findings import Culprit, Finding
 from catdog.doctor.loop.rehearsal import Made, next_update
 from catdog.doctor.loss.clean import clean_loss
@@ -114,3 +114,6 @@ def _own_backward(loss: Callable[[], Tensor], plain: dict[Tensor, Tensor], funct
             ("along the negative gradient the loss changes by " + ", ".join(f"{fall:+.3g}" for fall in falls),),
             "Compare it with torch.autograd.gradcheck; a gradient that is reversed on purpose is no error.",
         )
+
+
+EXAMINATIONS: tuple[Examination, ...] = (descent_direction,)
