@@ -324,7 +324,7 @@ def _guards(prepared: Prepared, ranks: Ranks) -> Guards | None:
     return Guards(
         prepared.network, prepared.config, prepared.guard.attendance,
         declared={name: len(ranks.shard(prepared.records[name])) for name in prepared.while_training},
-        is_resumed=(prepared.folder / "checkpoints").exists(),
+        is_resumed=(prepared.folder / "checkpoints").exists(), labels=prepared.dataset.labels,
     )
 
 

@@ -1,4 +1,4 @@
-"""The doctor's gate: a run that must not be ends with the reason, any other is left as it was; guards, draws, the best epoch's file."""
+"""The gate: a run that must not be ends with the reason, any other is left as it was; guards, attendance, the file of the best epoch."""
 
 import json
 import shutil
@@ -289,16 +289,16 @@ def test_a_loader_that_stands_still_ends_the_run(prepare: Prepare, settings: Set
 
 
 def test_the_ledger_knows_an_epoch_that_leaves_pictures_out() -> None:
-    draws = Attendance()
+    attendance = Attendance()
     for batch in ([0, 1], [2, 3]):
-        draws.note("train", batch)
-    assert list(draws.close({"train": 4})) == []
-    draws.note("train", [0])
-    (finding,) = draws.close({"train": 4})
+        attendance.note("train", batch)
+    assert list(attendance.close({"train": 4})) == []
+    attendance.note("train", [0])
+    (finding,) = attendance.close({"train": 4})
     assert finding.severity == "error" and "draws 1 pictures of train, which has 4" in finding.message
     for _ in range(3):
-        draws.note("val", [0, 1, 2])
-        assert list(draws.close({"val": 3})) == [], "a split of one batch is the same in every epoch"
+        attendance.note("val", [0, 1, 2])
+        assert list(attendance.close({"val": 3})) == [], "a split of one batch is the same in every epoch"
 
 
 def looked(network: nn.Module, change: Callable[[nn.Linear, int], object], *, looks: int, rate: float = 1e-3) -> list[Finding]:

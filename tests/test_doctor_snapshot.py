@@ -28,13 +28,13 @@ BATCH = torch.linspace(-1, 1, 48).view(8, 6), torch.arange(8) % 2
 class Odd(nn.Module):
     """Keeps state in every place that Python has."""
 
-    __slots__ = ("calls",)
+    __slots__ = ("__secret", "calls")
     seen: Tensor
     positions: Tensor
 
     def __init__(self) -> None:
         super().__init__()
-        self.calls = 0
+        self.calls = self.__secret = 0
         self.first, self.head = nn.Linear(6, 6), nn.Linear(6, 2)
         self.idle = nn.Linear(2, 2)
         self.head.bias.requires_grad_(False)
@@ -184,6 +184,7 @@ def with_teacher() -> Patient:
 
 
 counted, averages = 0, {"loss": 0.0}
+unheard_of: int
 
 
 def counting_step(model: nn.Module, batch: tuple[Tensor, Tensor], loss: Any, optimizer: Optimizer) -> None:
@@ -292,6 +293,8 @@ CHANGES: dict[str, Callable[[Any], object]] = {
     "a buffer inside a graph": lambda model: model.seen.add_(model.head.weight.sum()),
     "an attribute": lambda model: setattr(model, "mode", "probe"),
     "an attribute less": lambda model: delattr(model, "notes"),
+    "a private slot": lambda model: setattr(model, "_Odd__secret", 7),
+    "a larger buffer": lambda model: model.seen.resize_(9),
     "a slot": lambda model: setattr(model, "calls", 7),
     "a hook": lambda model: model.head.register_forward_hook(lambda *_: None),
     "another kind": lambda model: setattr(model.head, "__class__", nn.Bilinear),
@@ -503,3 +506,26 @@ def test_a_thing_beside_the_patient_has_a_way_back_of_its_own() -> None:
     assert kept[:2] == [str(one.state_dict()) for one in (average, other)]
     assert kept[2] != str(model.state_dict())
     assert other.param_groups[0]["params"][0] is model[0].weight
+
+
+def test_a_variable_that_the_first_step_makes_is_gone_again() -> None:
+    def step(*_: Any) -> None:
+        global unheard_of  # noqa: PLW0603 - as in many a notebook
+        unheard_of = 1
+
+    patient = made(small(), step=step)
+    before, snapshot = digest(patient), Snapshot.of(patient)
+    patient.train_step()
+    assert unheard_of == 1
+    assert digest(patient) != before
+    snapshot.restore()
+    assert digest(patient) == before
+    assert "unheard_of" not in globals()
+
+
+def test_a_storage_can_be_resized_afterwards() -> None:
+    tensor = torch.zeros(4)
+    model = small()
+    model.register_buffer("growing", tensor)
+    assert visit(made(model), (telling,), budget=60).findings
+    tensor.untyped_storage().resize_(64)

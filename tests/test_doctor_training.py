@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset
 
 from catdog.doctor import training as organ
@@ -46,6 +47,8 @@ class Loop:
     test_at_the_end: bool = True
     no_grad: bool = True
     strict: bool = True
+    averaged: bool = False
+    """What is validated and saved is the mean of the weights."""
     history: list[dict[str, float]] = field(default_factory=list)
 
     def fit(self) -> list[dict[str, float]]:
@@ -55,6 +58,7 @@ class Loop:
         loaders["train"] = DataLoader(self.train(sets), batch_size=8, shuffle=True, num_workers=self.workers)
         net = network()
         optimizer = torch.optim.SGD(net.parameters(), lr=self.lr)
+        average = AveragedModel(net, use_buffers=True)
         best, self.history = float("inf"), []
         for epoch in range(self.epochs):
             net.train()
@@ -62,11 +66,13 @@ class Loop:
                 optimizer.zero_grad()
                 torch.autograd.backward(nn.functional.cross_entropy(net(inputs), target))
                 optimizer.step()
-            value = evaluate(net, loaders[self.val], no_grad=self.no_grad) + (10.0 * epoch if self.worse else 0.0)
+            average.update_parameters(net)
+            value = evaluate(average if self.averaged else net, loaders[self.val], no_grad=self.no_grad)
+            value += 10.0 * epoch if self.worse else 0.0
             self.history.append({"val_loss": value})
             if self.save_when(value, best):
                 best = value
-                self.saved = self.keep(net)
+                self.saved = self.keep(average.module if self.averaged else net)
                 torch.save(self.saved, self.folder / "best.pt")
         torch.save(self.saved, self.folder / "best.pt")
         if self.test_at_the_end:
@@ -115,7 +121,7 @@ def only(report: Report, code: str, severity: str = "error") -> Finding:
     return report.findings[0]
 
 
-@pytest.mark.parametrize("changes", [{}, {"no_grad": False}, {"workers": 1}, {"worse": False}, {"epochs": 1}])
+@pytest.mark.parametrize("changes", [{}, {"no_grad": False}, {"workers": 1}, {"worse": False}, {"epochs": 1}, {"averaged": True}])
 def test_nothing_is_said_of_a_training_that_is_right(loop: Loop, changes: dict[str, object]) -> None:
     for name, value in changes.items():
         setattr(loop, name, value)

@@ -5,6 +5,7 @@ that a function names: a teacher, a second optimizer, a scaler or a counter that
 classes, modules of Python, the standard library, and objects of installed libraries that have no state to save.
 """
 
+import builtins
 import dis
 import functools
 import random
@@ -137,9 +138,9 @@ class Belongings:
             yield from (*(thing.__closure__ or ()), thing.__defaults__, thing.__kwdefaults__, vars(thing))
             is_theirs = not thing.__code__.co_filename.startswith((*_LIBRARIES, "<frozen"))
             for name in _globals_in(thing.__code__) if is_theirs else ():
-                if name in thing.__globals__:
+                if name in thing.__globals__ or not hasattr(builtins, name):
                     self.names.append((thing.__globals__, name))
-                    yield thing.__globals__[name]
+                    yield thing.__globals__.get(name)
 
 
 def _open(patient: Patient) -> tuple[Any, ...]:
@@ -157,7 +158,7 @@ def attributes(owner: Any) -> dict[str, Any]:
 
 def slots(owner: Any) -> dict[str, Any]:
     """The attributes that __slots__ of its classes hold."""
-    names = [name for kind in type(owner).__mro__ for name in _names(kind.__dict__.get("__slots__", ()))]
+    names = [_mangled(name, kind) for kind in type(owner).__mro__ for name in _names(kind.__dict__.get("__slots__", ()))]
     found = {name: getattr(owner, name, EMPTY) for name in names if name not in ("__dict__", "__weakref__")}
     return {name: value for name, value in found.items() if value is not EMPTY}
 
@@ -169,6 +170,11 @@ def gradient_of(tensor: Tensor) -> Tensor | None:
 
 def _names(slots: str | Iterable[str]) -> Iterable[str]:
     return (slots,) if isinstance(slots, str) else slots
+
+
+def _mangled(name: str, kind: type) -> str:
+    """A private name as Python keeps it."""
+    return f"_{kind.__name__.lstrip('_')}{name}" if name.startswith("__") and not name.endswith("__") else name
 
 
 def content_of(cell: CellType) -> Any:

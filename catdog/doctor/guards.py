@@ -41,9 +41,10 @@ class Guards:
 
     def __init__(
         self, network: nn.Module, config: TrainConfig, attendance: Attendance, *, declared: dict[str, int], is_resumed: bool,
+        labels: Sequence[str] = (),
     ) -> None:
         """`declared` are the pictures of each split that this process draws in an epoch."""
-        self._config, self._attendance, self._declared = config, attendance, declared
+        self._config, self._labels, self._attendance, self._declared = config, labels, attendance, declared
         self._updates = Updates(network, config)
         self._epochs: list[dict[str, Any]] = []
         self._is_partial = is_resumed
@@ -68,7 +69,7 @@ class Guards:
 
     def _learnt(self, said: Progress) -> Iterator[Finding]:
         self._epochs.append({name: getattr(said, name) for name in said.__slots__})
-        history = curve.History(self._epochs, self._config)
+        history = curve.History(self._epochs, self._config, self._labels)
         found = curve.collapse(history) or curve.nothing_learnt(history)
         if found is not None:
             yield Finding("T03", "warning", found.message, found.culprit, found.evidence, found.remedy)

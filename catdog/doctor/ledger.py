@@ -1,4 +1,4 @@
-"""Ledger, Forward, ledger_of: a short training of the owner's, watched: which picture of which split was read when, and what for.
+"""Ledger, Forward, ledger_of, plain: a short training of the owner's, watched: which picture of which split was read when, and what for.
 
 Reads are heard where a data set is asked for an item, forwards where a network is called from outside, steps where torch's optimizer
 makes one. Behind a DataLoader with workers only the order of the positions is heard, and no forward is matched with its pictures.
@@ -182,7 +182,7 @@ class _Watch:
         if logits.requires_grad:
             logits.register_hook(lambda _: setattr(forward, "goes_back", True))  # type: ignore[no-untyped-call]
         if self._begins_evaluation(forward, may_train=logits.requires_grad and network.training, network=network):
-            forward.state = {_plain(name): value.detach().cpu().clone() for name, value in network.state_dict().items()}
+            forward.state = {plain(name): value.detach().cpu().clone() for name, value in network.state_dict().items()}
         self.ledger.forwards.append(forward)
 
     def _begins_evaluation(self, forward: Forward, *, may_train: bool, network: nn.Module) -> bool:
@@ -195,8 +195,8 @@ class _Watch:
         return sum(parameter.numel() for parameter in network.parameters()) <= LARGE
 
 
-def _plain(name: str) -> str:
-    """Without what torch.compile and DistributedDataParallel put before it."""
+def plain(name: str) -> str:
+    """The name of a tensor without what torch.compile, DistributedDataParallel and AveragedModel put before it."""
     return name.replace("_orig_mod.", "").removeprefix("module.")
 
 

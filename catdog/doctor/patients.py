@@ -110,6 +110,9 @@ def data_of(
         for inputs, target in whole.batches(whole.plan(config.batch_size or BATCH_SIZE, order), epoch=epoch):
             yield transform(inputs), target
 
+    def preprocess_picture(picture: bytes) -> Tensor:
+        return transform(torch.from_numpy(preprocess.pixels(decode(picture)).copy()))
+
     by_path = {dataset.path(record): record for one in pictures.values() for record in one.records}
     return Data(
         labels=dataset.labels,
@@ -117,7 +120,7 @@ def data_of(
             name: DataSplit(Looks(one, transform), [dataset.path(record) for record in one.records]) for name, one in pictures.items()
         },
         labels_in=_rule(dataset.records, dataset.labels, by_path),
-        prepare=lambda picture: transform(torch.from_numpy(preprocess.pixels(decode(picture)).copy())), normalise=normalise,
+        prepare=preprocess_picture, normalise=normalise,
         loader=loader, augmented=config.augment != "none", order="weighted" if config.balance == "sampler" else "shuffled",
         balance=config.balance, population=population,
     )

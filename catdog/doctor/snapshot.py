@@ -3,6 +3,7 @@
 Of all that Belongings finds: attributes, contents, values, gradients, flags; and the generators of torch, CUDA, NumPy and Python.
 """
 
+import ctypes
 import hashlib
 import io
 from collections.abc import Iterator
@@ -90,8 +91,9 @@ def _told(tensor: Tensor) -> Iterator[Any]:
     tensor = tensor.detach()
     try:
         yield tensor.stride()
-        flat = (torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor).resolve_neg().cpu().contiguous().flatten()
-        yield flat.view(torch.uint8).numpy().data
+        flat = tensor.resolve_conj().resolve_neg().cpu().contiguous()
+        if flat.nbytes:  # not by numpy(): nobody could resize the tensor's storage from then on
+            yield memoryview((ctypes.c_ubyte * flat.nbytes).from_address(flat.data_ptr()))
     except (NotImplementedError, RuntimeError):  # sparse, quantised, somebody's own kind
         buffer = io.BytesIO()
         torch.save(tensor, buffer)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from catdog.doctor.examination import CannotTell, Examination, examination
 from catdog.doctor.findings import Culprit, Finding
-from catdog.doctor.ledger import Forward, Ledger, ledger_of
+from catdog.doctor.ledger import Forward, Ledger, ledger_of, plain
 from catdog.doctor.patient import Patient, Training, logits_of
 from catdog.doctor.source import Place
 from catdog.labels import listed
@@ -166,7 +166,7 @@ def checkpoint(patient: Patient) -> Iterator[Finding]:
         raise CannotTell("the validations of the training could not be followed")
     values = [record[training.best_by] for record in found.history]
     wanted = min(values) if training.best_by.endswith("loss") else max(values)
-    kept = {name: value.detach().cpu() for name, value in best.state_dict().items()}
+    kept = {plain(name): value.detach().cpu() for name, value in best.state_dict().items()}
     differing = [_differing(kept, one[0].state) for one in passes]
     epoch = min(range(len(passes)), key=lambda place: (len(differing[place]), -place))
     if not differing[epoch]:
@@ -191,10 +191,13 @@ def _passes(found: Ledger) -> list[list[Forward]] | None:
 
 
 def _differing(kept: Mapping[str, Tensor], measured: Mapping[str, Tensor]) -> list[str]:
-    """The names under which two states are not the same, to what half precision keeps."""
+    """The names under which a network that was loaded is not what was measured, to what half precision keeps.
+
+    What was measured may have more: a moving average its count, an auxiliary head.
+    """
     return [
-        name for name in {*kept, *measured}
-        if name not in kept or name not in measured or kept[name].shape != measured[name].shape
+        name for name in kept
+        if name not in measured or kept[name].shape != measured[name].shape
         or not torch.allclose(kept[name].double(), measured[name].double(), rtol=2e-3, atol=1e-5)
     ]
 
@@ -223,7 +226,7 @@ def _of_content(
     epoch: int, patient: Patient,
 ) -> Iterator[Finding]:
     names = sorted(differing[epoch])
-    buffers, total = {name for name, _ in best.named_buffers()}, max(1, len(best.state_dict()))
+    buffers, total = {plain(name) for name, _ in best.named_buffers()}, max(1, len(best.state_dict()))
     evidence = (f"{len(names)} of {total} tensors differ from what was measured at epoch {epoch + 1}: {listed(names)}",)
     if set(names) <= buffers:
         yield Finding(

@@ -102,13 +102,22 @@ def _cell(cell: CellType) -> Way:
     def restore() -> None:
         if kept is not EMPTY:
             cell.cell_contents = kept
+        elif content_of(cell) is not EMPTY:
+            del cell.cell_contents
 
     return restore
 
 
 def _name(namespace: dict[str, Any], name: str) -> Way:
-    kept = namespace[name]
-    return lambda: namespace.__setitem__(name, kept)
+    kept = namespace.get(name, EMPTY)
+
+    def restore() -> None:
+        if kept is EMPTY:
+            namespace.pop(name, None)
+        else:
+            namespace[name] = kept
+
+    return restore
 
 
 def _tensor(tensor: Tensor) -> Way:
@@ -153,6 +162,8 @@ def _storage(storage: torch.UntypedStorage) -> Way:
     kept: torch.UntypedStorage = storage.clone()  # type: ignore[no-untyped-call]
 
     def restore() -> None:
+        if storage.nbytes() != kept.nbytes():
+            storage.resize_(kept.nbytes())
         storage.copy_(kept)
 
     return restore

@@ -61,8 +61,8 @@ def measure(model: str, trainable: str, side: int, *, looks: int) -> Row:
         network = models.build(model, labels=("cat", "dog"), weights="none", image_size=side, weights_folder=None)
         inputs = torch.randint(0, 256, (BATCH, side, side, 3), dtype=torch.uint8)
     learner = Learner.build(network, config, targets=target, labels=2, device="cpu", ranks=ALONE)
-    draws, state, taken = Attendance(), State(), _Taken([], [], [])
-    guards = Guards(learner.network, config, draws, declared={"train": BATCH}, is_resumed=False)
+    attendance, state, taken = Attendance(), State(), _Taken([], [], [])
+    guards = Guards(learner.network, config, attendance, declared={"train": BATCH}, is_resumed=False)
     learner.set_rate(config.learning_rate)
     for number in range(looks):
         # Of a hundred steps those that are looked at, and a few of the others.
@@ -72,7 +72,7 @@ def measure(model: str, trainable: str, side: int, *, looks: int) -> Row:
             taken.steps.append(time.perf_counter() - began)
             said = Progress("step", phase="training", step=step, learning_rate=config.learning_rate)
             began = time.perf_counter()
-            draws.note("train", range(BATCH))
+            attendance.note("train", range(BATCH))
             for _ in guards.of(said):
                 pass
             (taken.looks if step % EVERY < 2 else taken.glances).append(time.perf_counter() - began)

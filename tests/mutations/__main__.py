@@ -10,6 +10,8 @@ Runs whose rows are in the file already are not made again: what was broken off 
 import argparse
 import json
 import os
+import signal
+import sys
 from pathlib import Path
 
 from rich.console import Console
@@ -32,6 +34,7 @@ SEEDS = 3
 def main() -> None:
     """Make the runs that are missing, and print what all of them say."""
     asked = _arguments()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that what runs is ended first
     mutants = [one for one in read_all(asked.mutants) if not asked.only or one.id in asked.only.split(",")]
     console, rows = Console(highlight=False, soft_wrap=True), _rows(asked.out)
     cache = pictures.cache_folder()

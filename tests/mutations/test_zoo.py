@@ -78,16 +78,16 @@ def test_an_accusation_a_failure_and_a_change_are_errors(monkeypatch: pytest.Mon
 
 
 def test_a_seed_gives_the_same_patient() -> None:
-    first, second = ({**row_of(Run(quiet, 3)), "seconds": 0, "made": 0} for _ in range(2))
+    first, second = ({**row_of(Run(quiet, 3)), "seconds": 0, "processor": 0, "made": 0} for _ in range(2))
     assert first == second
 
 
 def test_what_was_broken_off_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     made: list[tuple[str, int]] = []
 
-    def counted(run: Run) -> Row:
+    def counted(run: Run, *, budget: float) -> Row:
         made.append(run.key)
-        return row_of(run)
+        return row_of(run, budget=budget)
 
     monkeypatch.setattr(program, "CONFIGURATIONS", (quiet, broken))
     monkeypatch.setattr(program, "row_of", counted)

@@ -19,7 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from tests.mutations.zoo.menagerie import CONFIGURATIONS
 from tests.mutations.zoo.networks import networks
-from tests.mutations.zoo.runs import Row, Run, row_of, runs_of, version
+from tests.mutations.zoo.runs import BUDGET, Row, Run, row_of, runs_of, version
 from tests.mutations.zoo.table import errors, table, warned
 
 
@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         task = progress.add_task("zoo", total=len(runs), completed=len(runs) - len(missing))
         for run in missing:
             progress.update(task, description=run.configuration.name)
-            row = rows[run.key] = row_of(run)
+            row = rows[run.key] = row_of(run, budget=asked.budget)
             file.write(json.dumps(row) + "\n")
             file.flush()
             progress.advance(task)
@@ -68,6 +68,7 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--only", default="", metavar="NAME,...", help="parts of names")
     parser.add_argument("--shard", type=_shard, default=(1, 1), metavar="I/N", help="the I-th of N parts")
     parser.add_argument("--out", type=Path, default=Path("zoo.jsonl"), metavar="FILE.jsonl", help="of rows (default: %(default)s)")
+    parser.add_argument("--budget", type=float, default=BUDGET, help="seconds of a visit; more on a busy machine (default: %(default)s)")
     parser.add_argument("--torchvision", action="store_true", help="every network of torchvision and of the catalogue as well")
     return parser.parse_args(arguments)
 

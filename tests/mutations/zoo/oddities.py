@@ -162,11 +162,7 @@ def transductive(seed: int) -> Patient:
     model = Small()
     for number, width in ((1, 16), (5, 32), (9, 32)):
         model.features[number] = nn.BatchNorm2d(width, track_running_stats=False)
-    return patient(model, small_batch(seed), intent=Intent(loss="cross_entropy", **_if_known(transductive=True)))
-
-
-def _if_known(**fields: bool) -> dict[str, Any]:
-    return {name: value for name, value in fields.items() if name in Intent.__dataclass_fields__}
+    return patient(model, small_batch(seed), intent=Intent(loss="cross_entropy", transductive=True))
 
 
 class Doubtful(nn.Module):

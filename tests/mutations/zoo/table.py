@@ -45,12 +45,17 @@ def table(rows: Sequence[Mapping[str, Any]]) -> RenderableType:
         ("runs with an ERROR (must be 0)", len(accused)), (f"warnings a run (at most {WARNINGS})", f"{mean:.2f}"),
         ("failures of the doctor's own", len(own)),
         ("the same by hash before and after", f"{sum(row.get('equal', False) for row in rows)} of {len(rows)}"),
-        ("seconds, median", f"{statistics.median(seconds):.1f}"), ("seconds, most", f"{max(seconds):.1f}"),
+        ("seconds of the processor, median and most", _median_and_most([row["processor"] for row in rows if "processor" in row])),
+        ("seconds, median and most", _median_and_most(seconds)),
         (f"runs over {BUDGET:.0f} s", sum(one > BUDGET for one in seconds)),
         ("runs that the budget cut short", sum("budget" in row.get("not_run", {}).values() for row in rows)),
     ):
         figures.add_row(name, str(figure))
     return Group(*_said_of_errors(accused), _said_of_warnings(rows), figures)
+
+
+def _median_and_most(seconds: Sequence[float]) -> str:
+    return f"{statistics.median(seconds or [0]):.1f}, {max(seconds, default=0):.1f}"
 
 
 def _said_of_errors(accused: Sequence[Mapping[str, Any]]) -> list[Text]:
