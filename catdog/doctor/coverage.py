@@ -39,7 +39,8 @@ def optimizer_coverage(patient: Patient) -> Iterator[Finding]:
         yield _replaced(patient, missing, strangers)
     elif stale and not any(key in own for key in held):
         yield Finding(
-            "L01", "error", "The optimizer holds only tensors that are not this network's", Culprit(type(patient.optimizer).__name__, _made(patient)),
+            "L01", "error", "The optimizer holds only tensors that are not this network's",
+            Culprit(type(patient.optimizer).__name__, _made(patient)),
             (f"{len(stale)} tensors in it, of which none got a gradient", f"{len(wanted)} parameters of the network are in no optimizer"),
             "Build the optimizer from the parameters of the network that is trained, after it is complete.",
         )
