@@ -24,7 +24,7 @@ def optimizer_coverage(patient: Patient) -> Iterator[Finding]:
     own = {id(parameter) for parameter in named.values()}
     if not held:
         yield Finding(
-            "L01", "error", "The optimizer holds no parameter", Culprit(type(patient.optimizer).__name__),
+            "L01", "error", "The optimizer holds no parameter", Culprit(type(patient.optimizer).__name__, _made(patient)),
             (f"{len(wanted)} parameters are meant to be trained",), "Build it from model.parameters().",
         )
         return
@@ -39,12 +39,19 @@ def optimizer_coverage(patient: Patient) -> Iterator[Finding]:
         yield _replaced(patient, missing, strangers)
     elif stale and not any(key in own for key in held):
         yield Finding(
-            "L01", "error", "The optimizer holds only tensors that are not this network's", Culprit(type(patient.optimizer).__name__),
+            "L01", "error", "The optimizer holds only tensors that are not this network's",
+            Culprit(type(patient.optimizer).__name__, _made(patient)),
             (f"{len(stale)} tensors in it, of which none got a gradient", f"{len(wanted)} parameters of the network are in no optimizer"),
             "Build the optimizer from the parameters of the network that is trained, after it is complete.",
         )
     elif missing:
         yield _missing(patient, missing)
+
+
+def _made(patient: Patient) -> str | None:
+    """The line that makes the optimizer."""
+    place = Rehearsal.of(patient).making(patient.optimizer) if patient.optimizer is not None else None
+    return str(place) if place else None
 
 
 def _held(optimizer: object) -> list[Tensor]:
@@ -78,7 +85,7 @@ def _replaced(patient: Patient, missing: dict[str, nn.Parameter], strangers: lis
     names = [name for name, parameter in missing.items() if parameter.shape in shapes]
     return Finding(
         "L01", "error", f"The optimizer holds a former {grouped(names, patient.model)} that the network no longer has",
-        Culprit(grouped(list(missing), patient.model), None, share(missing, patient.model)),
+        Culprit(grouped(list(missing), patient.model), _made(patient), share(missing, patient.model)),
         (
             f"{len(strangers)} tensors in the optimizer are not the network's and got no gradient",
             f"same shape as {', '.join(f'{name} {tuple(missing[name].shape)}' for name in names[:4])}, which is in no optimizer",
@@ -93,7 +100,7 @@ def _missing(patient: Patient, missing: dict[str, nn.Parameter]) -> Finding:
     return Finding(
         "L01", "error" if is_declared else "warning",
         f"{len(missing)} parameters that {'are declared trainable' if is_declared else 'require a gradient'} are in no optimizer",
-        Culprit(grouped(list(missing), patient.model), None, share(missing, patient.model)),
+        Culprit(grouped(list(missing), patient.model), _made(patient), share(missing, patient.model)),
         (f"{sum(one.numel() for one in missing.values()):,} numbers will stay as they are",),
         "Give the optimizer all of them: model.parameters(). If they are meant to stay, freeze them: it also saves their gradients.",
     )
