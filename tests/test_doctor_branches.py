@@ -10,7 +10,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from catdog.doctor import Intent, Report, examine
+from catdog.doctor import Intent, Patient, Report
+from catdog.doctor.model.branches import EXAMINATIONS
+from catdog.doctor.visit import visit
 from tests.examples import discarded_unet
 
 
@@ -160,8 +162,8 @@ def examined(network: nn.Module, *, loss: Callable[..., Tensor] | None = None, i
     torch.manual_seed(0)
     batch = torch.randn(8, 3, 12, 12), torch.arange(8) % 2
     optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
-    report = examine(network, batch, loss or nn.CrossEntropyLoss(), optimizer, intent=intent)
-    return Report(tuple(finding for finding in report.findings if finding.code in ("M01", "M02", "M03", "M04", "M05")))
+    patient = Patient(network, batch, loss or nn.CrossEntropyLoss(), optimizer, intent=intent or Intent())
+    return visit(patient, EXAMINATIONS, budget=600)
 
 
 @pytest.mark.parametrize(
