@@ -17,7 +17,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import Progress
 
-from catdog.doctor import BUDGET
+from catdog.doctor.consultation import BUDGET
 from tests.mutations import pictures
 from tests.mutations.baselines import CODES
 from tests.mutations.examiners import EXAMINERS
