@@ -217,7 +217,7 @@ def test_what_is_frozen_is_not_missed() -> None:
 
 
 def test_the_workshops_unet_is_told_with_blocks_shares_lines_and_what_was_meant() -> None:
-    report = discarded_unet.main()
+    report = discarded_unet.main(budget=60)
     (finding,) = report.errors
     assert finding.code == "M01"
     assert finding.culprit.what == "down1, down2, down3, down4, up1, up2, up3, up4"

@@ -55,7 +55,7 @@ def patient(data: Data, *, intent: Intent | None = None) -> Patient:
 
 def examined(data: Data, *codes: str, intent: Intent | None = None) -> Report:
     chosen = [one for one in organ.EXAMINATIONS if not codes or one.code in codes]
-    return visit(patient(data, intent=intent), chosen, budget=60)
+    return visit(patient(data, intent=intent), chosen, budget=600)
 
 
 def only(report: Report, code: str, severity: str = "error") -> Finding:
@@ -564,7 +564,7 @@ def test_an_examination_of_data_leaves_the_generators_as_they_were(host: Host) -
     rng = data.splits["train"].items.rng  # type: ignore[attr-defined]
     someone = patient(data)
     before = (rng.bit_generator.state, torch.get_rng_state(), np.random.get_state()[1].tolist())  # type: ignore[index]
-    report = visit(someone, organ.EXAMINATIONS, budget=60)
+    report = visit(someone, organ.EXAMINATIONS, budget=600)
     after = (rng.bit_generator.state, torch.get_rng_state(), np.random.get_state()[1].tolist())  # type: ignore[index]
     assert before[0] == after[0] and torch.equal(before[1], after[1]) and before[2] == after[2]
     assert not [finding for finding in report.findings if finding.code == "S00"]

@@ -48,7 +48,7 @@ def patient_of(
 
 
 def examined(*arguments: Any, **fields: Any) -> Report:
-    return visit(patient_of(*arguments, **fields), EXAMINATIONS, budget=60)
+    return visit(patient_of(*arguments, **fields), EXAMINATIONS, budget=600)
 
 
 def only(report: Report) -> Finding:
@@ -248,7 +248,7 @@ def test_a_scheduler_before_the_update_and_whatever_only_the_step_knows_is_put_b
     step, scheduler = scheduled(first=first)(optimizer)
     patient = patient_of(step, model=model, optimizer=optimizer)
     before = digest(patient)
-    codes = [finding.code for finding in visit(patient, EXAMINATIONS, budget=60).findings]
+    codes = [finding.code for finding in visit(patient, EXAMINATIONS, budget=600).findings]
     assert codes == (["L03"] if first else [])
     assert digest(patient) == before
     assert scheduler.last_epoch == 0

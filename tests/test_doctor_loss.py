@@ -11,7 +11,8 @@ from torch.nn import functional
 from torch.optim import SGD, Adam, Optimizer
 
 from catdog.doctor import Finding, Intent, Report
-from catdog.doctor.loss import EXAMINATIONS
+from catdog.doctor import loss as organ
+from catdog.doctor.loop import descent
 from catdog.doctor.loss.certificate import Certificate
 from catdog.doctor.patient import Batch, Loss, Patient
 from catdog.doctor.visit import visit
@@ -20,6 +21,8 @@ from tests.examples import five_bugs, no_bugs
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 Step = Callable[[nn.Module, Batch, Loss, Optimizer], object]
+
+EXAMINATIONS = (*organ.EXAMINATIONS, *descent.EXAMINATIONS)
 
 
 class Network(nn.Module):
@@ -49,7 +52,7 @@ def examined(
     model = model or Network()
     made = optimizer(model.parameters(), lr=0.01) if optimizer else None  # type: ignore[call-arg]
     patient = Patient(model, given or batch(), criterion or nn.CrossEntropyLoss(), made, step=step, intent=Intent(**fields))
-    return visit(patient, EXAMINATIONS, budget=60)
+    return visit(patient, EXAMINATIONS, budget=600)
 
 
 def only(report: Report, code: str) -> Finding:
@@ -137,7 +140,7 @@ def test_gradients_that_are_turned_round_behind_the_backward() -> None:
 def test_an_optimizer_that_climbs() -> None:
     model = Network()
     patient = Patient(model, batch(), nn.CrossEntropyLoss(), SGD(model.parameters(), lr=0.01, maximize=True))
-    assert {finding.code for finding in visit(patient, EXAMINATIONS, budget=60).errors} == {"L05", "L06"}
+    assert {finding.code for finding in visit(patient, EXAMINATIONS, budget=600).errors} == {"L05", "L06"}
 
 
 @pytest.mark.parametrize(("declared", "severity"), [("cross_entropy", "error"), (None, "warning")])
@@ -281,7 +284,7 @@ def test_a_certificate_tells_smoothing_weights_and_scale(smoothing: float, weigh
 
 
 def test_the_five_bugs_of_the_workshop_are_named_at_once_each_with_its_line() -> None:
-    report = five_bugs.main()
+    report = five_bugs.main(budget=600)
     found = {(finding.culprit.where or "").partition(":")[2]: finding for finding in report.errors}
     lines = Path(five_bugs.__file__).read_text().splitlines()
     named = {lines[int(number) - 1].strip(): finding.code for number, finding in found.items()}
@@ -294,4 +297,4 @@ def test_the_five_bugs_of_the_workshop_are_named_at_once_each_with_its_line() ->
 
 
 def test_without_them_there_is_nothing_to_say() -> None:
-    assert no_bugs.main().findings == ()
+    assert no_bugs.main(budget=600).findings == ()

@@ -39,7 +39,7 @@ def patient_of(evaluate: Evaluate, *, loss: Loss | None = None, model: nn.Module
 def examined(evaluate: Evaluate, **fields: Any) -> Report:
     patient = patient_of(evaluate, **fields)
     before = digest(patient)
-    report = visit(patient, (*EXAMINATIONS, *purity.EXAMINATIONS), budget=60)
+    report = visit(patient, (*EXAMINATIONS, *purity.EXAMINATIONS), budget=600)
     assert digest(patient) == before
     return report
 
@@ -203,7 +203,7 @@ def test_known_answers_fit_networks_of_one_output() -> None:
 
     def examine_one(evaluate: Evaluate) -> Report:
         images = torch.randn(8, 3, 8, 8)
-        return visit(Patient(model, (images, torch.arange(8) % 2), loss, evaluate=evaluate), EXAMINATIONS, budget=60)
+        return visit(Patient(model, (images, torch.arange(8) % 2), loss, evaluate=evaluate), EXAMINATIONS, budget=600)
 
     assert examine_one(counted(lambda total, images: total / images)).passed == ("L10",)
     assert [one.code for one in examine_one(counted(lambda total, images: 3 * total / images)).errors] == ["L10"]

@@ -36,7 +36,7 @@ def patient_of(
 
 
 def examined(patient: Patient) -> Report:
-    return visit(patient, EXAMINATIONS, budget=60)
+    return visit(patient, EXAMINATIONS, budget=600)
 
 
 @pytest.mark.parametrize("last", [nn.Identity(), nn.Sigmoid()])
@@ -137,7 +137,7 @@ def test_a_schedule_that_ends_with_the_training_is_not_accused(scheduler_of: Cal
 
 def climbed(patient: Patient, *before: Finding) -> Report:
     patient.findings = before
-    return visit(patient, ladders.EXAMINATIONS, budget=60)
+    return visit(patient, ladders.EXAMINATIONS, budget=600)
 
 
 def test_what_learns_climbs() -> None:

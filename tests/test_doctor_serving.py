@@ -78,7 +78,7 @@ class Service:
             trained(), batch, data=data,
             serving=Serving(self.prepare, self.probabilities, self.labels, self.logits),
         )
-        return visit(someone, [one for one in organ.EXAMINATIONS if not codes or one.code in codes], budget=60)
+        return visit(someone, [one for one in organ.EXAMINATIONS if not codes or one.code in codes], budget=600)
 
 
 def only(report: Report, code: str, severity: str = "error") -> Finding:
@@ -205,7 +205,7 @@ def test_the_best_of_a_training_is_right_and_another_network_is_an_error(data: D
         trained(), (items[0][0][None], torch.tensor([0])), data=data, training=Training(lambda: [], lambda: service.network),
         serving=Serving(careful, service.probabilities, LABELS, service.logits),
     )
-    assert not visit(someone, [one for one in organ.EXAMINATIONS if one.code == "S02"], budget=60).findings
+    assert not visit(someone, [one for one in organ.EXAMINATIONS if one.code == "S02"], budget=600).findings
 
 
 @pytest.mark.parametrize(("outputs", "said"), [

@@ -420,7 +420,7 @@ def telling(patient: Patient) -> Iterator[Finding]:
 
 def test_a_patient_leaves_as_it_came(patient: Patient) -> None:
     before = digest(patient)
-    report = visit(patient, (telling, careless, telling, failing, telling), budget=60)
+    report = visit(patient, (telling, careless, telling, failing, telling), budget=600)
     assert digest(patient) == before
     assert len({finding.message for finding in report.findings if finding.code == "T96"}) == 1
     assert [(one.code, one.severity) for one in report.findings if one.code != "T96"] == [("T98", "warning")]
@@ -431,7 +431,7 @@ def test_an_interrupted_visit_puts_back_what_it_has_done() -> None:
     patient = odd()
     before = digest(patient)
     with pytest.raises(KeyboardInterrupt):
-        visit(patient, (interrupted,), budget=60)
+        visit(patient, (interrupted,), budget=600)
     assert digest(patient) == before
 
 
@@ -443,7 +443,7 @@ def test_a_patient_whose_state_cannot_be_kept_is_not_touched() -> None:
 
     model = small()
     model[0].register_buffer("strange", torch.zeros(2).as_subclass(Unreadable))
-    report = visit(made(model), (careless,), budget=60)
+    report = visit(made(model), (careless,), budget=600)
     assert model.training
     assert set(report.not_run) == {"T99"}
     assert [(finding.code, finding.severity) for finding in report.findings] == [("S00", "warning")]
@@ -453,7 +453,7 @@ def test_an_examination_of_a_large_batch_may_change_it() -> None:
     """The doctor looks at eight images of it: what happens to these is put back between two examinations as well."""
     patient = changing_its_input()
     patient.batch = BATCH[0].repeat(3, 1), BATCH[1].repeat(3)
-    report = visit(patient, (telling, careless, telling), budget=60)
+    report = visit(patient, (telling, careless, telling), budget=600)
     assert len({finding.message for finding in report.findings}) == 1
 
 
@@ -466,7 +466,7 @@ def test_what_is_compiled_is_examined_as_it_was_written() -> None:
 
     model: Any = torch.compile(small(), backend=backend)
     torch.optim.SGD(model.parameters(), lr=0.1).step()  # from here on torch knows of compilers
-    report = visit(made(model), (careless,), budget=60)
+    report = visit(made(model), (careless,), budget=600)
     assert report.passed == ("T99",)
     assert not compilations
     model(BATCH[0])
@@ -474,7 +474,7 @@ def test_what_is_compiled_is_examined_as_it_was_written() -> None:
 
 
 def test_what_nobody_can_watch_is_said() -> None:
-    report = visit(scripted(), (replace(careless, code="L99"), replace(careless, code="M99")), budget=60)
+    report = visit(scripted(), (replace(careless, code="L99"), replace(careless, code="M99")), budget=600)
     assert report.passed == ("L99",)
     assert set(report.not_run) == {"M99"}
 
@@ -486,7 +486,7 @@ def test_lazy_networks_are_lazy_afterwards() -> None:
     def shapes(patient: Patient) -> Iterator[Finding]:
         yield Finding("T95", "info", str([tuple(one.shape) for one in patient.model.parameters()]), Culprit("it"))
 
-    report = visit(made(model), (shapes,), budget=60)
+    report = visit(made(model), (shapes,), budget=600)
     assert report.findings[0].message == "[(4, 6), (4,), (2, 4), (2,)]"
     assert isinstance(model[0], nn.LazyLinear)
     assert is_lazy(model.get_parameter("2.weight"))
@@ -527,5 +527,5 @@ def test_a_storage_can_be_resized_afterwards() -> None:
     tensor = torch.zeros(4)
     model = small()
     model.register_buffer("growing", tensor)
-    assert visit(made(model), (telling,), budget=60).findings
+    assert visit(made(model), (telling,), budget=600).findings
     tensor.untyped_storage().resize_(64)

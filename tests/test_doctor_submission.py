@@ -67,7 +67,7 @@ def dataset(finished: Finished) -> Dataset:
 
 def examined(folder: Path, dataset: Dataset, name: str, *, source: str = SOURCE, given: Input = "images") -> Report:
     (folder / "theirs.py").write_text(source)
-    return examine_submitted(f"{folder / 'theirs.py'}:{name}", dataset, image_size=32, given=given, budget=20)
+    return examine_submitted(f"{folder / 'theirs.py'}:{name}", dataset, image_size=32, given=given, budget=600)
 
 
 @pytest.mark.parametrize(("name", "given"), [("Good", "images"), ("make", "images"), ("Pixels", "pixels")])
@@ -111,11 +111,11 @@ def test_a_file_that_does_not_import_is_a_finding(tmp_path: Path, dataset: Datas
 
 def test_a_file_that_is_not_there_and_a_name_that_is_none_are_wrong_input(tmp_path: Path, dataset: Dataset) -> None:
     with pytest.raises(BadInput, match="Expected a Python file"):
-        examine_submitted(f"{tmp_path / 'none.py'}:Good", dataset, image_size=32, given="images", budget=20)
+        examine_submitted(f"{tmp_path / 'none.py'}:Good", dataset, image_size=32, given="images", budget=600)
     with pytest.raises(BadConfig, match="Expected the name of a network"):
-        examine_submitted("resnet19", dataset, image_size=None, given="images", budget=20)
+        examine_submitted("resnet19", dataset, image_size=None, given="images", budget=600)
 
 
 def test_a_network_of_the_catalogue_is_examined_by_its_name(dataset: Dataset) -> None:
-    report = examine_submitted("squeezenet1_1", dataset, image_size=None, given="images", budget=20)
+    report = examine_submitted("squeezenet1_1", dataset, image_size=None, given="images", budget=600)
     assert report.is_healthy and "M01" in report.passed, report

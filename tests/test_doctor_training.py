@@ -90,7 +90,7 @@ class Loop:
             network(), (torch.zeros(4, 3, 32, 32), torch.tensor([0, 1, 0, 1])), data=self.data,
             training=Training(self.fit, self.best),
         )
-        return visit(someone, organ.EXAMINATIONS, budget=60)
+        return visit(someone, organ.EXAMINATIONS, budget=600)
 
 
 def evaluate(net: nn.Module, loader: "DataLoader[tuple[Tensor, int]]", *, no_grad: bool = True) -> float:

@@ -149,6 +149,8 @@ class Patient:
     """What this visit has found so far."""
     seconds_per_pass: float = 0.0
     """How long a forward and backward pass of the batch takes here; measured at the beginning of a visit."""
+    patience: float = 10.0
+    """Seconds after which an examination that does the same again and again makes do with what it has: a third of a visit's budget."""
     known: dict[str, Any] = field(default_factory=dict)
     """What one examination of a visit has found out and another need not find out again."""
 

@@ -38,7 +38,7 @@ def visit(patient: Patient, examinations: Sequence[Examination], *, budget: floa
         return Report((_own_failure("S00", "the state of this patient cannot be kept", error),), (), nothing, time.monotonic() - began)
     try:
         with _eager():
-            report = _examined(replace(patient, batch=probe(patient), known={}), examinations, deadline=began + budget)
+            report = _examined(replace(patient, batch=probe(patient), patience=budget / 3, known={}), examinations, deadline=began + budget)
     finally:
         snapshot.restore()
     if digest(patient) != before:

@@ -51,11 +51,11 @@ class UNet(nn.Module):
         return self.head(y.mean(dim=(2, 3)))
 
 
-def main() -> Report:
+def main(budget: float = 30) -> Report:
     torch.manual_seed(0)
     model = UNet()
     batch = torch.randn(8, 3, 32, 32), torch.arange(8) % 2
-    report = examine(model, batch, nn.CrossEntropyLoss(), torch.optim.AdamW(model.parameters()))
+    report = examine(model, batch, nn.CrossEntropyLoss(), torch.optim.AdamW(model.parameters()), budget=budget)
     print(report)
     return report
 

@@ -44,11 +44,11 @@ def pictures() -> tuple[Tensor, Tensor]:
     return images, labels
 
 
-def main() -> Report:
+def main(budget: float = 30) -> Report:
     torch.manual_seed(0)
     model = SmallNet()
     optimizer = torch.optim.SGD(model.parameters(), lr=100)
-    return examine(model, pictures(), nn.CrossEntropyLoss(), optimizer, step=train_step)
+    return examine(model, pictures(), nn.CrossEntropyLoss(), optimizer, step=train_step, budget=budget)
 
 
 if __name__ == "__main__":

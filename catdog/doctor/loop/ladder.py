@@ -57,7 +57,7 @@ def ladder(patient: Patient) -> Iterator[Finding]:
     """Climb with the owner's own step; where that fails, with Adam and the plain step, to tell the loop from the network."""
     if Rehearsal.of(patient).error is not None:
         raise CannotTell("the training step cannot be made")
-    start, until = Snapshot.of(patient), time.monotonic() + SECONDS
+    start, until = Snapshot.of(patient), time.monotonic() + min(SECONDS, patient.patience)
     rungs = [("one sample", _one(patient)), (f"one batch of {len(patient.batch[0])}", patient.batch)]
     for rung, batch in rungs[: 2 if _share_trained(patient) > MOSTLY else 1]:
         # It puts back what only the step knows; what it hears would hold the graphs of all steps.

@@ -30,6 +30,11 @@ FAR_WORSE = 30.0
 """Times the loss of the beginning, on the way."""
 TOO_LARGE = 0.3
 """An update as a share of the weights, in the middle over the weight matrices: networks that learn make updates of 1e-4 to 1e-1."""
+NORMED = (
+    torch.optim.Adam, torch.optim.AdamW, torch.optim.Adamax, torch.optim.NAdam, torch.optim.RAdam, torch.optim.RMSprop, torch.optim.Rprop,
+)
+"""Their updates are as large as the learning rate, whatever the gradient. Another's may be large for two steps and none the worse for it:
+weights before batch normalisation have no size of their own."""
 TOO_SMALL = 1e-7
 """The same: float32 does not add numbers so small."""
 
@@ -73,7 +78,8 @@ def rate_that_learns(patient: Patient) -> Iterator[Finding]:
         for factor in MILDER:
             milder = _tried(patient, factor, start)
             if milder is not None and milder.learns and milder.ratio < TOO_LARGE:
-                is_sure = present.ratio > (1 if present.diverges else 10) * TOO_LARGE
+                is_far_off = present.ratio > 10 * TOO_LARGE and isinstance(optimizer, NORMED)
+                is_sure = is_far_off or (present.diverges and present.ratio > TOO_LARGE)
                 yield _too_high(culprit, highest, present, factor, milder, is_sure=is_sure)
                 return
     is_warming_up = patient.scheduler is not None or patient.schedule is not None

@@ -17,9 +17,8 @@ from catdog.doctor.snapshot import Snapshot
 
 STEPS = 16
 """With eight seeds, two batches each, before anything is accused: LayerDrop with p=0.5 leaves a layer out of all once in 65,536 times."""
-PATIENCE = 10.0
-"""Seconds for these steps, at most; FEWEST are made anyway. Fewer than STEPS accuse only what ran in all of them: of the rest they warn."""
 FEWEST = 4
+"""Steps that are made however long they take. Fewer than STEPS accuse only what ran in all of them: of the rest they warn."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +48,9 @@ class Evidence:
         suspects, discarded = set(parameters), set(dict(network.named_modules()))
         traces: list[Trace] = []
         began = time.monotonic()
-        while (suspects or discarded) and len(traces) < STEPS and not (len(traces) >= FEWEST and time.monotonic() - began > PATIENCE):
+        while (suspects or discarded) and len(traces) < STEPS:
+            if len(traces) >= FEWEST and time.monotonic() - began > patient.patience:
+                break
             for seed in (torch.manual_seed, random.seed, np.random.seed):
                 seed(len(traces) // 2)
             trace = Trace.of(patient, batch=patient.batch if len(traces) % 2 == 0 else _mirrored(patient.batch))
