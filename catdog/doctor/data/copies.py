@@ -13,6 +13,8 @@ from catdog.doctor.data.files import looked_at
 from catdog.doctor.examination import Examination, examination
 from catdog.doctor.findings import Culprit, Finding
 from catdog.doctor.patient import Patient
+from catdog.errors import CatdogError
+from catdog.images import decode
 
 EXACT, NEAR, CONFLICTING = 0.01, 0.1, 0.005
 """Shares of a split from which on copies are an error. CIFAR-10 lives with 3.3 % of near copies, CIFAR-100 with 10 % (ciFAIR, Barz and
@@ -109,15 +111,14 @@ def _is_fine(pair: Pair) -> bool:
     """The second witness of a near copy: fine detail, at a size at which one picture of a scene is not another."""
     try:
         one, other = (_detail(entry) for entry in (pair.one, pair.other))
-    except OSError:
+    except (OSError, CatdogError):
         return False
     return max(_correlation(one, other), _correlation(one, other[:, ::-1])) >= FINE
 
 
 def _detail(entry: Entry) -> NDArray[np.float64]:
     """(128, 128) what a blur takes away."""
-    with Image.open(entry.path) as image:
-        grey = image.convert("L").resize((128, 128), Image.Resampling.BICUBIC)
+    grey = decode(entry.path.read_bytes()).convert("L").resize((128, 128), Image.Resampling.BICUBIC)  # upright, over white, as all see it
     return np.asarray(grey, np.float64) - np.asarray(grey.filter(ImageFilter.GaussianBlur(3)), np.float64)
 
 
