@@ -17,7 +17,7 @@ import errno
 import json
 import random
 import shutil
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -314,8 +314,8 @@ def train_as(ranks: Ranks, prepared: Prepared, *, fence: int) -> Generator[Progr
                 with (prepared.folder / "metrics.jsonl").open("a") as history:
                     history.write(step.to_json() + "\n")
             yield step
-            for finding in guards.of(step) if guards is not None else ():
-                yield from gate.verdict(finding, prepared, phase="training")
+            if guards is not None and (found := list(guards.of(step))):
+                yield from gate.verdict(found, prepared, phase="training")
 
 
 def _guards(prepared: Prepared, ranks: Ranks) -> Guards | None:
@@ -324,9 +324,14 @@ def _guards(prepared: Prepared, ranks: Ranks) -> Guards | None:
         return None
     return Guards(
         prepared.network, prepared.config, prepared.guard.attendance,
-        declared={name: len(ranks.shard(prepared.records[name])) for name in prepared.while_training},
+        declared={name: _drawn_of(prepared.records[name], name, ranks) for name in prepared.while_training},
         is_resumed=(prepared.folder / "checkpoints").exists(), labels=prepared.dataset.labels,
     )
+
+
+def _drawn_of(records: Sequence[Record], split: str, ranks: Ranks) -> int:
+    """How many pictures of a split an epoch of the first rank draws; one that is smaller than there are ranks each measures alone."""
+    return len(records) if split != "train" and len(records) < ranks.size else len(ranks.shard(records))
 
 
 def testing(prepared: Prepared) -> Iterator[Progress]:
@@ -364,9 +369,9 @@ def _repeated(prepared: Prepared, measures: Measures, *, best_epoch: int) -> Ite
     if prepared.config.doctor == "off":
         return
     found = list(selection.repeats(epochs.read(prepared.folder), prepared.config, best_epoch=best_epoch, measured=measures))
-    for finding in found:
-        yield from gate.verdict(finding, prepared, phase="testing")
-    if not found:
+    if found:
+        yield from gate.verdict(found, prepared, phase="testing")
+    else:
         gate.amend(prepared.folder, Report(passed=("T05",)))
 
 

@@ -10,12 +10,12 @@ from unittest.mock import Mock
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from catdog import device, loop, run
 from catdog.checkpoints import Checkpoint
 from catdog.config import TrainConfig
-from catdog.doctor import gate, patients
+from catdog.doctor import examine, gate, patients
 from catdog.doctor.examination import examination
 from catdog.doctor.findings import Culprit, Finding, Report
 from catdog.doctor.patient import Patient
@@ -351,3 +351,64 @@ def test_a_rank_counts_its_own_shard(prepare: Prepare) -> None:
     guards = run._guards(prepared, replace(ALONE, rank=0, size=2))
     assert guards is not None and guards._declared["train"] == 8
     assert run._guards(prepared, replace(ALONE, rank=1, size=2)) is None
+
+
+def test_a_matrix_with_more_numbers_than_float32_can_count_has_places_of_its_own() -> None:
+    layer = nn.Linear(4097, 4096, bias=False)  # 2^24 and 4096 numbers
+    updates = Updates(layer, TrainConfig.parse({"dataset": "ds_" + "0" * 32}))
+    updates._find_places()
+    places = updates._places[0].tolist()
+    assert places[0] == 0 and places[-1] == layer.weight.numel() - 1 and len(set(places)) == 64
+
+
+def test_a_guard_that_fails_itself_is_a_warning_and_the_last_word_of_the_guards(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = TrainConfig.parse({"dataset": "ds_" + "0" * 32})
+    guards = Guards(nn.Linear(2, 2), config, Attendance(), declared={}, is_resumed=False)
+
+    def broken(*_: object) -> Iterator[Finding]:
+        raise IndexError("no such place")
+
+    monkeypatch.setattr(guards, "_learnt", broken)
+    said = [[(one.code, one.severity) for one in guards.of(Progress("epoch", epoch=number))] for number in (1, 2)]
+    assert said == [[("S00", "warning")], []]
+
+
+def test_a_split_smaller_than_the_ranks_is_measured_by_each(prepare: Prepare) -> None:
+    prepared = prepare()
+    prepared.records["val"] = prepared.records["val"][:3]
+    guards = run._guards(prepared, replace(ALONE, rank=0, size=4))
+    assert guards is not None and guards._declared["val"] == 3
+
+
+def test_two_findings_of_one_examination_stand_beside_each_other(prepare: Prepare) -> None:
+    prepared = prepare(doctor="warn")
+    for place in ("layer1", "layer2"):
+        list(gate.verdict([Finding("T02", "warning", "It does not move.", Culprit(place))], prepared, phase="training"))
+    report = Report.read(prepared.folder)
+    assert report is not None and [one.culprit.what for one in report.findings] == ["layer1", "layer2"]
+
+
+def test_a_report_that_is_damaged_is_none(tmp_path: Path) -> None:
+    for text in ("", "{", "[]", '{"findings": [{}]}'):
+        (tmp_path / "doctor.json").write_text(text)
+        assert Report.read(tmp_path) is None
+
+
+def test_want_of_memory_is_not_held_against_a_network() -> None:
+    class Hungry(nn.Linear):
+        def forward(self, images: Tensor) -> Tensor:
+            raise torch.OutOfMemoryError(f"CUDA out of memory with {len(images)} images")
+
+    network = Hungry(4, 2)
+    report = examine(network, (torch.rand(8, 4), torch.arange(8) % 2), nn.CrossEntropyLoss(), torch.optim.SGD(network.parameters()))
+    assert [(one.code, one.severity) for one in report.findings] == [("S00", "warning")] and report.is_healthy
+
+
+@pytest.mark.parametrize("batch", [
+    (torch.rand(12, 4), torch.zeros(12, 2, 2, dtype=torch.int64)), ({"images": torch.rand(12, 4)}, torch.arange(12) % 2),
+    (torch.rand(12, 4), [0, 1] * 6),
+])
+def test_a_batch_that_nobody_has_thought_of_is_a_finding(batch: Any) -> None:
+    network = nn.Linear(4, 2)
+    report = examine(network, batch, nn.CrossEntropyLoss(), torch.optim.SGD(network.parameters()))
+    assert len(report.findings) == 1, report

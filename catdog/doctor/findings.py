@@ -116,10 +116,10 @@ class Report:
 
     @classmethod
     def read(cls, run_folder: Path) -> Self | None:
-        """The doctor.json of a run; None before there is one."""
+        """The doctor.json of a run; None before there is one that can be read."""
         try:
             return cls.from_dict(json.loads((run_folder / REPORT).read_text()))
-        except FileNotFoundError:
+        except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):
             return None
 
     @classmethod

@@ -185,15 +185,16 @@ def refuse(report: Report, config: TrainConfig) -> None:
     )
 
 
-def verdict(finding: Finding, prepared: "Prepared", *, phase: str) -> Generator[Progress]:
-    """Say one finding of a run under way, write it down, and end the run if it must be.
+def verdict(found: Sequence[Finding], prepared: "Prepared", *, phase: str) -> Generator[Progress]:
+    """Say what was found in a run under way, write it down beside what was before, and end the run if it must be.
 
     Raises:
-        Unhealthy: it is an error, and the config says gate.
+        Unhealthy: there is an error, and the config says gate.
     """
-    report = Report((finding,))
+    report = Report(tuple(found))
     yield from said(report, phase=phase)
-    amend(prepared.folder, report)
+    before = Report.read(prepared.folder) or Report()
+    amend(prepared.folder, Report(tuple(one for one in before.findings if one.code in {new.code for new in found})) + report)
     refuse(report, prepared.config)
 
 

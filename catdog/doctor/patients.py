@@ -176,11 +176,12 @@ def few(prepared: "Prepared", size: int, *, split: str = "train") -> Batch:
 def _features(classifier: Classifier, pixels: Tensor) -> Tensor:
     """(N, F), and the classifier in the mode in which it was."""
     modes = [(module, module.training) for module in classifier.modules()]
-    with torch.no_grad():
-        features = classifier.eval().features(pixels)
-    for module, training in modes:
-        module.training = training
-    return features
+    try:
+        with torch.no_grad():
+            return classifier.eval().features(pixels)
+    finally:
+        for module, training in modes:
+            module.training = training
 
 
 def _mean(learner: Learner) -> Loss:

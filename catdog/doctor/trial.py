@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from catdog.device import is_out_of_memory
 from catdog.doctor.findings import Culprit, Finding
 from catdog.doctor.patient import Patient, logits_of, tensors_in
 from catdog.doctor.tape import recording
@@ -17,6 +18,7 @@ def trial(patient: Patient) -> Finding | None:
     try:
         outputs = patient.model(patient.batch[0])
     except Exception as error:  # noqa: BLE001 - whatever somebody's network raises
+        _if_theirs(error)
         return _of_forward(patient, error)
     if logits_of(outputs) is None:
         return _trouble(patient, f"forward returns a {type(outputs).__name__} without a tensor", None, "Return the logits.")
@@ -27,6 +29,7 @@ def trial(patient: Patient) -> Finding | None:
             with recording(patient):  # which puts back what only the step knows
                 patient.train_step()
         except Exception as error:  # noqa: BLE001 - whatever somebody's loop raises
+            _if_theirs(error)
             return _trouble(patient, "the training step fails", error, "It is called as step(model, (inputs, target), loss, optimizer).")
     elif (trouble := _of_loss(patient, outputs)) is not None:
         return trouble
@@ -34,8 +37,16 @@ def trial(patient: Patient) -> Finding | None:
     return None
 
 
+def _if_theirs(error: Exception) -> None:
+    """Let pass what says nothing about a network: want of memory, a GPU that has gone."""
+    if isinstance(error, (MemoryError, torch.AcceleratorError)) or is_out_of_memory(error):
+        raise error
+
+
 def _of_forward(patient: Patient, error: Exception) -> Finding:
-    inputs = patient.batch[0]
+    inputs: Any = patient.batch[0]  # whatever anyone hands over
+    if not isinstance(inputs, Tensor):
+        return _trouble(patient, f"the network cannot take a {type(inputs).__name__}", error, "Give it what its forward takes.")
     there = {str(tensor.device) for tensor in patient.model.parameters()}
     if there and str(inputs.device) not in there:
         return _trouble(
@@ -55,6 +66,7 @@ def _of_loss(patient: Patient, outputs: Any) -> Finding | None:
         if isinstance(loss, Tensor) and loss.numel() == 1 and loss.requires_grad:
             torch.autograd.backward(loss)
     except Exception as error:  # noqa: BLE001 - whatever somebody's loss raises
+        _if_theirs(error)
         if not isinstance(outputs, Tensor):
             names = ", ".join(f"{type(one).__name__} {tuple(one.shape)}" for one in tensors_in(outputs))
             return _trouble(

@@ -39,6 +39,9 @@ def visit(patient: Patient, examinations: Sequence[Examination], *, budget: floa
     try:
         with _eager():
             report = _examined(replace(patient, batch=probe(patient), patience=budget / 3, known={}), examinations, deadline=began + budget)
+    except Exception as error:  # noqa: BLE001 - inputs and targets of a kind that nobody here has thought of
+        nothing = dict.fromkeys((examination.code for examination in examinations), "the doctor's own failure")
+        report = Report((_own_failure("S00", "this patient cannot be examined", error),), (), nothing)
     finally:
         snapshot.restore()
     if digest(patient) != before:

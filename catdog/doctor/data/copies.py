@@ -23,6 +23,8 @@ FEWEST = {EXACT: 2, NEAR: 3, CONFLICTING: 2}
 """Pictures of a share that is an error: in a split of twenty one picture is 5 %."""
 FINE = 0.5
 """Correlation of what two near copies have beyond their blurred shapes; a second picture of the same silhouette has none in common."""
+DETAILED = 128
+"""Pixels a side at which it is looked at, where both pictures have as many."""
 CONFIRMED = 250
 """Near copies between two splits whose detail is compared; more are not needed for what is said."""
 ORDER = ("train", "val", "test")
@@ -110,15 +112,17 @@ def _is_much(number: int, size: int, share: float) -> bool:
 def _is_fine(pair: Pair) -> bool:
     """The second witness of a near copy: fine detail, at a size at which one picture of a scene is not another."""
     try:
-        one, other = (_detail(entry) for entry in (pair.one, pair.other))
+        images = [decode(entry.path.read_bytes()).convert("L") for entry in (pair.one, pair.other)]  # upright, over white
     except (OSError, CatdogError):
         return False
+    side = min(DETAILED, *(length for image in images for length in image.size))  # enlarged, a small one has no more detail
+    one, other = (_detail(image, side) for image in images)
     return max(_correlation(one, other), _correlation(one, other[:, ::-1])) >= FINE
 
 
-def _detail(entry: Entry) -> NDArray[np.float64]:
-    """(128, 128) what a blur takes away."""
-    grey = decode(entry.path.read_bytes()).convert("L").resize((128, 128), Image.Resampling.BICUBIC)  # upright, over white, as all see it
+def _detail(image: Image.Image, side: int) -> NDArray[np.float64]:
+    """(side, side) what a blur takes away."""
+    grey = image.resize((side, side), Image.Resampling.BICUBIC)
     return np.asarray(grey, np.float64) - np.asarray(grey.filter(ImageFilter.GaussianBlur(3)), np.float64)
 
 

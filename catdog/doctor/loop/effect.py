@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import replace
 
+from catdog.device import is_out_of_memory
 from catdog.doctor.examination import CannotTell, examination
 from catdog.doctor.findings import Culprit, Finding
 from catdog.doctor.loop.parameters import grouped, share
@@ -19,6 +20,8 @@ def step_effect(patient: Patient) -> Iterator[Finding]:
     """Let the owner's loop make three updates; where nothing moves, say which of the calls is missing, and where it stands."""
     rehearsal = Rehearsal.of(patient)
     if rehearsal.error is not None:
+        if isinstance(rehearsal.error, MemoryError) or is_out_of_memory(rehearsal.error):
+            raise CannotTell("out of memory")
         yield _broken(rehearsal)
         return
     named = dict(patient.model.named_parameters())

@@ -66,8 +66,6 @@ def _ways(patient: Patient, network: nn.Module) -> Iterator[_Way]:
     device = patient.batch[0].device
     if device.type != "cpu":
         yield _Way(str(device), copy.deepcopy(network), device)
-    elif torch.accelerator.is_available() and (other := torch.accelerator.current_accelerator()) is not None:
-        yield _Way(str(other), copy.deepcopy(network).to(other), other)
     if hasattr(patient.model, "_orig_mod"):
         yield _Way("torch.compile", patient.model, device)
 

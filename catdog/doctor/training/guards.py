@@ -37,7 +37,7 @@ LEARNS = 0.01
 
 
 class Guards:
-    """Asked after everything that a training says; each code speaks once."""
+    """Asked after everything that a training says; of each culprit each code speaks once."""
 
     def __init__(
         self, network: nn.Module, config: TrainConfig, attendance: Attendance, *, declared: dict[str, int], is_resumed: bool,
@@ -48,13 +48,21 @@ class Guards:
         self._updates = Updates(network, config)
         self._epochs: list[dict[str, Any]] = []
         self._is_partial = is_resumed
-        self._said: set[str] = set()
+        self._said: set[tuple[str, str]] = set()
+        self._is_off = False
 
     def of(self, said: Progress) -> Iterable[Finding]:
-        """What there is to say of it."""
-        if said.kind == "step" and (said.step or 0) % EVERY > 1:  # nearly always: it must cost nothing
+        """What there is to say of it. What a guard fails at itself it says once, and is silent from then on."""
+        if self._is_off or (said.kind == "step" and (said.step or 0) % EVERY > 1):  # nearly always: it must cost nothing
             return ()
-        return self._news(said)
+        try:
+            return list(self._news(said))
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is the doctor's, and the training goes on
+            self._is_off = True
+            return [Finding(
+                "S00", "warning", "The doctor's own failure: the training goes on without its guards.", Culprit("catdog.doctor"),
+                (f"{type(error).__name__}: {error}"[:500],), "Report it: it says nothing about the network.",
+            )]
 
     def _news(self, said: Progress) -> Iterator[Finding]:
         found: Iterable[Finding] = ()
@@ -63,8 +71,8 @@ class Guards:
         elif said.kind == "epoch":
             found = (*self._learnt(said), *self._drawn())
         for finding in found:
-            if finding.code not in self._said:
-                self._said.add(finding.code)
+            if (key := (finding.code, finding.culprit.what)) not in self._said:
+                self._said.add(key)
                 yield finding
 
     def _learnt(self, said: Progress) -> Iterator[Finding]:
@@ -149,7 +157,8 @@ class Updates:
         begin = 0
         for name, parameter in self._parameters:
             number = min(SAMPLED, parameter.numel())
-            self._places.append(torch.linspace(0, parameter.numel() - 1, number, device=parameter.device).long())
+            # Whole numbers: float32 cannot name every place of a matrix with more than 2^24 of them.
+            self._places.append(torch.arange(number, device=parameter.device) * (parameter.numel() - 1) // max(1, number - 1))
             members[name.rpartition(".")[0] or "the network"] += range(begin, begin + number)
             begin += number
         self._modules = {module: np.array(numbers) for module, numbers in members.items()}
