@@ -99,7 +99,7 @@ def test_every_class_of_error_that_a_route_may_raise_has_a_status() -> None:
     def children(kind: type[errors.CatdogError]) -> list[type[errors.CatdogError]]:
         return [kind, *(grandchild for child in kind.__subclasses__() for grandchild in children(child))]
 
-    arguments: dict[type, dict[str, Any]] = {TooLarge: {"limit": 5}, errors.NonFiniteLoss: {"step": 1}}
+    arguments: dict[type, dict[str, Any]] = {TooLarge: {"limit": 5}, errors.NonFiniteLoss: {"step": 1}, errors.Unhealthy: {"report": None}}
     arguments |= {kind: {"field": "model"} for kind in children(BadConfig)}
     for kind in children(errors.CatdogError):
         is_ours = kind is errors.CatdogError or issubclass(kind, errors.BadSettings)
