@@ -15,7 +15,7 @@ from catdog.datasets import Dataset
 from catdog.doctor import gate
 from catdog.estimate import estimate
 from catdog.images import Preprocess
-from catdog.progress import Progress, fits
+from catdog.progress import Progress
 from catdog.run import prepare
 from catdog.settings import Settings
 
@@ -32,9 +32,7 @@ def examine(folder: Path, settings: Settings) -> Generator[Progress]:
     """
     yield Progress("phase", phase="preparing")
     prepared = prepare(folder, settings)
-    pictures = prepared.pictures
-    shown = pictures if fits(pictures) else {name: pictures[name] for name in ("balance", "images")}
-    yield Progress("phase", phase="preparing", result={"device": prepared.device.to_dict(), "pictures": shown})
+    yield prepared.introduced()
     yield Progress("phase", phase="examining")
     prepared.enter("examining")
     report = gate.look(prepared)
@@ -46,7 +44,7 @@ def examine(folder: Path, settings: Settings) -> Generator[Progress]:
     sheet.save(artifacts / SHEET)
     taken = estimate(prepared, settings)
     yield Progress("done", phase="examining", result={
-        "pictures": shown, "artifacts": [SHEET], "doctor": gate.summary(report), "estimate": taken.to_dict(),
+        "pictures": prepared.shown, "artifacts": [SHEET], "doctor": gate.summary(report), "estimate": taken.to_dict(),
     })
 
 

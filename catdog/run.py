@@ -130,6 +130,15 @@ class Prepared:
         """The split under whose name the features of a split are kept: where train is not varied, its measured part is among it."""
         return "train" if name == "train_eval" and self.config.augment == "none" else name
 
+    def introduced(self) -> Progress:
+        """What a run says of itself before it begins: where it computes, with which pictures."""
+        return Progress("phase", phase="preparing", result={"device": self.device.to_dict(), "pictures": self.shown})
+
+    @property
+    def shown(self) -> dict[str, Any]:
+        """`pictures`, as far as they fit into a line."""
+        return self.pictures if fits(self.pictures) else {name: self.pictures[name] for name in ("balance", "images")}
+
     @property
     def while_training(self) -> list[str]:
         """The splits that the phase `training` looks at."""
@@ -154,9 +163,7 @@ def _phases(folder: Path, settings: Settings, *, fence: int, resume_from: Path |
     prepared = prepare(folder, settings)
     if resume_from is not None:
         inheritance.take(resume_from, folder, prepared.config, fingerprint=prepared.dataset.fingerprint)
-    pictures = prepared.pictures
-    shown = pictures if fits(pictures) else {name: pictures[name] for name in ("balance", "images")}
-    yield Progress("phase", phase="preparing", result={"device": prepared.device.to_dict(), "pictures": shown})
+    yield prepared.introduced()
     yield prepared.enter("examining")
     yield from gate.examining(prepared)
     yield prepared.enter("features")
