@@ -180,6 +180,17 @@ def test_mirrored_copies_are_found_too(host: Host) -> None:
     assert "8 of 40 pictures of test" in only(examined(host.data(), "D03"), "D03").message
 
 
+def test_copies_that_lost_their_transparency_are_found_too(host: Host) -> None:
+    for place in range(6):
+        path, copy = host.paths["train"][place], host.paths["val"][place].with_suffix(".jpg")
+        image = Image.open(path).convert("RGB")
+        image.putalpha(Image.linear_gradient("L").rotate(90).resize(image.size).point(lambda value: 255 if value > 128 else 0))
+        image.save(path)
+        Image.open(path).convert("RGB").save(copy, quality=80)
+        host.paths["val"][place] = copy
+    assert "6 of 50 pictures of val" in only(examined(host.data(), "D03"), "D03").message
+
+
 def test_a_few_near_copies_are_a_warning_and_two_exact_ones_of_fifty_are_an_error(host: Host) -> None:
     Image.open(host.paths["train"][0]).save(host.paths["val"][0].with_suffix(".jpg"), quality=80)
     host.paths["val"][0] = host.paths["val"][0].with_suffix(".jpg")

@@ -63,6 +63,8 @@ class Look:
     """Unix seconds."""
     thumbnail: NDArray[np.uint8] | None = None
     """As duplicates.thumbnail makes it."""
+    opaque: NDArray[np.uint8] | None = None
+    """The same of what its transparency hides, where it has one."""
     glance: NDArray[np.uint8] | None = None
     """(GLANCE, GLANCE, 3)"""
 
@@ -120,12 +122,23 @@ def _look(path: Path, modified: int, size: int) -> Look:
             picture = _otherwise(data)  # what catdog does not take is not broken
         except Exception as error:  # noqa: BLE001 - Pillow raises a dozen kinds on broken bytes
             return Look(error=f"{type(error).__name__}: {error}"[:200], bytes=size)
-    image = picture.image
+    image, under = picture.image, opaque(data)
     return Look(
         pixels=hashlib.blake2b(np.ascontiguousarray(image).tobytes(), digest_size=16, key=f"{image.size}".encode()).hexdigest(),
         size=image.size, bytes=size, format=picture.format, mode=picture.mode, frames=_frames(data), orientation=picture.orientation,
-        modified=modified // 1_000_000_000, thumbnail=duplicates.thumbnail(image), glance=_glance(image),
+        modified=modified // 1_000_000_000, thumbnail=duplicates.thumbnail(image),
+        opaque=None if under is None else duplicates.thumbnail(under), glance=_glance(image),
     )
+
+
+def opaque(data: bytes) -> Image.Image | None:
+    """A picture with its transparency left away, as `convert("RGB")` leaves it in many a script that saves copies; None where it has none.
+
+    Raises:
+        Exception: whatever Pillow raises on broken bytes.
+    """
+    image = Image.open(io.BytesIO(data))
+    return ImageOps.exif_transpose(image).convert("RGB") if image.has_transparency_data else None
 
 
 def _otherwise(data: bytes) -> images.Picture:

@@ -2,13 +2,14 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
 from catdog import duplicates
-from catdog.doctor.data.census import Entry, entries
+from catdog.doctor.data.census import Entry, entries, opaque
 from catdog.doctor.data.files import looked_at
 from catdog.doctor.examination import Examination, examination
 from catdog.doctor.findings import Culprit, Finding
@@ -66,12 +67,12 @@ def _found(patient: Patient) -> Iterator[list[list[Entry]]]:
     looks = [(entry, look) for entry, look in looked_at(patient) if not look.error and look.thumbnail is not None]
     if len(looks) < 2:
         return
-    thumbnails = np.stack([look.thumbnail for _, look in looks])  # type: ignore[misc]
-    found = duplicates.groups(thumbnails)
-    for members in found.members:
+    seen = [(entry, look.pixels, face) for entry, look in looks for face in (look.thumbnail, look.opaque) if face is not None]
+    for members in duplicates.groups(np.stack([face for *_, face in seen])).members:
         parts: dict[str, list[Entry]] = {}
-        for position in members:
-            parts.setdefault(looks[position][1].pixels, []).append(looks[position][0])
+        for entry, pixels, _ in map(seen.__getitem__, members):
+            if entry not in (part := parts.setdefault(pixels, [])):
+                part.append(entry)
         yield [*parts.values()]
 
 
@@ -112,12 +113,19 @@ def _is_much(number: int, size: int, share: float) -> bool:
 def _is_fine(pair: Pair) -> bool:
     """The second witness of a near copy: fine detail, at a size at which one picture of a scene is not another."""
     try:
-        images = [decode(entry.path.read_bytes()).convert("L") for entry in (pair.one, pair.other)]  # upright, over white
+        ones, others = (_readings(entry.path.read_bytes()) for entry in (pair.one, pair.other))
     except (OSError, CatdogError):
         return False
-    side = min(DETAILED, *(length for image in images for length in image.size))  # enlarged, a small one has no more detail
-    one, other = (_detail(image, side) for image in images)
-    return max(_correlation(one, other), _correlation(one, other[:, ::-1])) >= FINE
+    side = min(DETAILED, *(length for image in (ones[0], others[0]) for length in image.size))  # enlarged, a small one has no more detail
+    return any(
+        max(_correlation(one, other), _correlation(one, other[:, ::-1])) >= FINE
+        for one, other in product(*([_detail(image, side) for image in images] for images in (ones, others)))
+    )
+
+
+def _readings(data: bytes) -> list[Image.Image]:
+    """In grey: a picture upright and over white; and, where it has a transparency, without it."""
+    return [image.convert("L") for image in (decode(data), opaque(data)) if image is not None]
 
 
 def _detail(image: Image.Image, side: int) -> NDArray[np.float64]:
