@@ -20,7 +20,7 @@ GROUP = "catdog.models"
 USER = "user"
 """The family of these."""
 
-_IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _HALF = (0.5, 0.5, 0.5)
 # torchvision gives GoogLeNet and Inception the ImageNet statistics and undoes them inside the network (transform_input): what the
 # weights were trained on is this.
@@ -84,8 +84,8 @@ def _from_torchvision(family: str, row: Row) -> Network:
         file=row.file,
         sha256=row.file.removesuffix(".pth").rsplit("-", 1)[1],
         licence="CC-BY-NC-4.0 (not for commercial use)" if "_swag" in row.file else "BSD-3-Clause",
-        mean=_HALF if half else _IMAGENET_MEAN,
-        std=_HALF if half else _IMAGENET_STD,
+        mean=_HALF if half else IMAGENET_MEAN,
+        std=_HALF if half else IMAGENET_STD,
         interpolation=row.interpolation,
         crop=row.crop / row.resize,
         url=f"{_TORCHVISION_FILES}/{row.file}",

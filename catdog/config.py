@@ -158,6 +158,10 @@ class TrainConfig(BaseModel):
         "gate", description="What becomes of a run in which something is certainly wrong before it trains: gate refuses it, warn says it "
         "and goes on, off does not look.",
     )
+    unused_ok: tuple[Glob, ...] = Field(
+        (), max_length=100, description="Parts of a network of your own that are meant to do nothing, as patterns of their paths such as "
+        "backbone.aux*: the doctor does not accuse them.",
+    )
     compile: bool = Field(False, description="Let torch.compile translate the network first: minutes at the start, quicker steps.")
     publish: Publish = Field(default_factory=Publish, description="What becomes of the model.")
 

@@ -85,6 +85,21 @@ def test_a_healthy_run_is_left_as_it_was_and_looked_at_once(prepare: Prepare, fi
     assert list(gate.examining(prepared)) == [], "an earlier attempt has done it"
 
 
+def test_what_guards_have_said_is_no_examination(prepare: Prepare) -> None:
+    prepared = prepare()
+    gate.amend(prepared.folder, Report(passed=("T01", "T05")))
+    list(gate.examining(prepared))
+    report = Report.read(prepared.folder)
+    assert report is not None and report.codes >= gate.PREFLIGHT and "T05" in report.passed
+
+
+def test_parts_that_are_meant_to_do_nothing_are_not_accused(prepare: Prepare) -> None:
+    prepared = prepare(model="wired", unused_ok=["backbone.up", "backbone.down"])
+    list(gate.examining(prepared))
+    report = Report.read(prepared.folder)
+    assert report is not None and report.is_healthy, report
+
+
 def test_a_frozen_backbone_has_its_head_examined_on_its_features(prepare: Prepare) -> None:
     prepared = prepare(model="efficientnet_lite0", weights="imagenet", image_size=64)
     assert prepared.frozen

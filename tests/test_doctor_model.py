@@ -573,6 +573,24 @@ def test_a_compiler_that_computes_the_same_is_none(wrong_backend: Callable[..., 
     assert not report.findings and "M14" in report.passed
 
 
+def test_a_layer_that_half_the_precision_is_too_little_for_is_a_warning_of_its_own() -> None:
+    class Steep(Tokens):
+        def forward(self, images: Tensor) -> Tensor:
+            tokens = self.norm(self.embed(images).flatten(2).transpose(1, 2))
+            return super().forward(images) + (self.steep(tokens * 2000).abs().mean((1, 2)) / 1e6)[:, None]
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.steep = nn.Linear(24, 24)
+
+    for precision, codes in ((torch.float16, ["M14"]), (torch.bfloat16, [])):
+        network = Steep()
+        nn.init.eye_(network.steep.weight).data.mul_(100.0)
+        report = asked(network, intent=Intent(precision=precision))
+        assert [one.code for one in report.findings if one.code == "M14"] == codes, report
+        assert codes or "M14" in report.passed
+
+
 def test_a_device_that_computes_something_else_is_an_error_of_its_first_layer(monkeypatch: pytest.MonkeyPatch) -> None:
     """Another device is played by a copy whose second block is off."""
     network = Tokens()

@@ -1,5 +1,6 @@
 """catdog doctor --model FILE.py:Class: whatever is wrong with somebody's file is one finding, with its line where there is one."""
 
+import importlib
 from pathlib import Path
 
 import pytest
@@ -107,6 +108,20 @@ def test_a_batch_on_the_wrong_device_is_a_finding(tmp_path: Path, dataset: Datas
 def test_a_file_that_does_not_import_is_a_finding(tmp_path: Path, dataset: Dataset, source: str, evidence: str, where: str) -> None:
     (finding,) = examined(tmp_path, dataset, "Good", source=source).findings
     assert "cannot be imported" in finding.message and evidence in finding.evidence[0] and finding.culprit.where == where
+
+
+def test_a_file_called_as_one_of_pythons_takes_nobodys_place(tmp_path: Path, dataset: Dataset) -> None:
+    file = tmp_path / "colorsys.py"
+    file.write_text("from dataclasses import dataclass\nfrom torch import nn\n\n@dataclass\nclass Good(nn.Module):\n    unbuilt: int\n")
+    (finding,) = examine_submitted(f"{file}:Good", dataset, image_size=32, given="images", budget=600).findings
+    assert "needs arguments" in finding.message and importlib.import_module("colorsys").__file__ != str(file)
+
+
+def test_a_network_that_leaves_is_a_finding(tmp_path: Path, dataset: Dataset) -> None:
+    source = "import sys\nfrom torch import nn\nclass Good(nn.Linear):\n    def __init__(self): super().__init__(2, 2)\n" \
+             "    def forward(self, images): sys.exit(3)\n"
+    (finding,) = examined(tmp_path, dataset, "Good", source=source).findings
+    assert finding.code == "M10" and "SystemExit: 3" in finding.evidence[0]
 
 
 def test_a_file_that_is_not_there_and_a_name_that_is_none_are_wrong_input(tmp_path: Path, dataset: Dataset) -> None:

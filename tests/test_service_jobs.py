@@ -56,6 +56,7 @@ def test_a_job_is_accepted_and_shows_every_value(shared_service: Service, datase
     ({"publish": {"alias": "UPPER"}}, "config", "/publish/alias"),
     ({"unknown": 1}, "config", "/unknown"),
     ({"model": "resnet19"}, "config", "/model"),
+    ({"model": "network.py:Network"}, "config", "/model"),
     ({"dataset": "ds_" + "f" * 32}, "config", "/dataset"),
     ({"dataset": "../models"}, "config", "/dataset"),
     ({"weights": "imagenet", "image_size": 224}, "weights_unavailable", "/weights"),

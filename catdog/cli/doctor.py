@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from catdog.doctor.findings import Finding, Report
 
 app = typer.Typer(no_args_is_help=True, invoke_without_command=True)
-BUDGET = 30.0
-"""Seconds. What they do not reach is listed."""
 
 
 @app.callback()
@@ -68,9 +66,7 @@ def examine(
     from catdog.datasets import Dataset
     from catdog.doctor.submission import examine_submitted
 
-    report = examine_submitted(
-        model, Dataset.open(settings.datasets / dataset), image_size=image_size, given=given, budget=BUDGET,
-    )
+    report = examine_submitted(model, Dataset.open(settings.datasets / dataset), image_size=image_size, given=given)
     _show(report, as_json=as_json)
 
 

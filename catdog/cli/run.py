@@ -57,10 +57,13 @@ def rank(
     def steps() -> "Generator[Progress]":
         from catdog import ranks
         from catdog import run as phases
+        from catdog.doctor import gate
 
         prepared = phases.prepare(folder, Settings.load(secrets=False))
-        prepared.enter("training")
         with ranks.join(prepared.device.name) as joined:
+            if joined.is_first:
+                yield from gate.examining(prepared)  # where several machines begin with this command, nobody has yet
+            prepared.enter("training")
             if joined.is_first:
                 yield from phases.train_as(joined, prepared, fence=fence)
             else:

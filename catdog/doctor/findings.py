@@ -78,6 +78,11 @@ class Report:
         return [finding for finding in self.findings if finding.severity == "warning"]
 
     @property
+    def codes(self) -> set[str]:
+        """The examinations of which it says anything."""
+        return {finding.code for finding in self.findings} | {*self.passed, *self.not_run}
+
+    @property
     def is_healthy(self) -> bool:
         """Whether nothing is certainly wrong."""
         return not self.errors

@@ -25,6 +25,7 @@ from catdog import device
 from catdog.config import TrainConfig
 from catdog.doctor import patients
 from catdog.doctor.catalogue import EXAMINATIONS
+from catdog.doctor.consultation import BUDGET
 from catdog.doctor.examination import Examination
 from catdog.doctor.findings import REPORT, Culprit, Finding, Report
 from catdog.doctor.patient import Patient
@@ -37,15 +38,17 @@ from catdog.progress import Progress, fits
 if TYPE_CHECKING:
     from catdog.run import Prepared
 
-BUDGET, BUDGET_OF_DEFAULT = 30.0, 10.0
-"""Seconds, on 2 cores: of any run, and of one that trains the default network's head."""
+BUDGET_OF_DEFAULT = 10.0
+"""Seconds, on 2 cores, of a run that trains the default network's head; any other has BUDGET."""
 SERVING_BUDGET = 10.0
+PREFLIGHT = frozenset(one.code for one in EXAMINATIONS if one.code[0] in "MLD")
+"""What is examined before a run begins. A report that says nothing of it is one of guards."""
 LONGEST = 1500
 """Letters of the errors in a failure's message; doctor.json has them whole."""
 
 
 def examining(prepared: "Prepared") -> Iterator[Progress]:
-    """The phase `examining`. An earlier attempt's examination is not repeated, unless it was the end of that attempt.
+    """The phase `examining`. An earlier attempt's whole examination is not repeated, unless it was the end of that attempt.
 
     Raises:
         Unhealthy: something is certainly wrong, and the config says gate.
@@ -55,7 +58,7 @@ def examining(prepared: "Prepared") -> Iterator[Progress]:
         amend(folder, Report(not_run={one.code: "doctor=off" for one in EXAMINATIONS}))
         return
     before = Report.read(folder)
-    if before is not None and (before.is_healthy or config.doctor == "warn"):
+    if before is not None and before.codes >= PREFLIGHT and (before.is_healthy or config.doctor == "warn"):
         return
     report = look(prepared)
     yield from said(report, phase="examining")
@@ -137,7 +140,7 @@ def packaged(prepared: "Prepared", predictor: Predictor, lines: list[Progress]) 
 def amend(folder: Path, report: Report) -> Report:
     """Write what was found into the report of a run folder, in place of what it said of the same examinations; returns the whole."""
     before = Report.read(folder) or Report()
-    anew = {finding.code for finding in report.findings} | {*report.passed, *report.not_run}
+    anew = report.codes
     kept = Report(
         tuple(finding for finding in before.findings if finding.code not in anew),
         tuple(code for code in before.passed if code not in anew),

@@ -53,6 +53,10 @@ class Intent:
     """The weights that the network is meant to start from, by name of its parameters and buffers."""
     head: tuple[str, ...] = ("head.*", "fc.*", "classifier.*", "heads.*")
     """Patterns of the names of the parameters that are new for these labels."""
+    device: torch.device | None = None
+    """Where the training computes; None: where the batch is."""
+    precision: torch.dtype = torch.float32
+    """What products are multiplied in while training (autocast); weights and sums stay float32."""
     restarts: bool = False
     """The learning rate is meant to rise again on its way."""
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from catdog import balance, catalogue, labels, loaders, loop, losses, optimizers
+from catdog import balance, catalogue, device, labels, loaders, loop, losses, optimizers
 from catdog.config import BATCH_SIZE, TrainConfig
 from catdog.datasets import Record
 from catdog.doctor.patient import PROBE, Batch, Data, DataSplit, Intent, Loss, Patient, Serving
@@ -61,7 +61,10 @@ def structure(prepared: "Prepared") -> Patient:
     loss = losses.build(config.loss, labels=len(prepared.dataset.labels))
     return Patient(
         network, few(prepared, size), lambda outputs, target: loss(outputs, target).mean(), optimizers.build(network, config),
-        intent=Intent(trainable=("*",), loss=_reference(config)),
+        intent=Intent(
+            trainable=("*",), unused_ok=config.unused_ok, loss=_reference(config),
+            device=torch.device(prepared.device.name), precision=device.multiply_in(config.precision, device=prepared.device.name),
+        ),
     )
 
 
@@ -239,7 +242,7 @@ def _intent(learner: Learner, config: TrainConfig) -> Intent:
     is_all = len(trained) == len(names)
     return Intent(
         trainable=("*",) if is_all else tuple(name for name, parameter in names.items() if id(parameter) in trained),
-        loss=_reference(config), label_smoothing=config.label_smoothing, freeze_strict=True,
+        unused_ok=config.unused_ok, loss=_reference(config), label_smoothing=config.label_smoothing, freeze_strict=True,
     )
 
 

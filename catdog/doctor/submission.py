@@ -22,10 +22,12 @@ from torch.nn import functional
 from torch.optim import AdamW
 
 from catdog import balance, loaders, models
+from catdog.catalogue import IMAGENET_MEAN, IMAGENET_STD
 from catdog.config import TrainConfig
 from catdog.datasets import Dataset
 from catdog.doctor import patients
 from catdog.doctor.catalogue import EXAMINATIONS
+from catdog.doctor.consultation import BUDGET
 from catdog.doctor.findings import Culprit, Finding, Report
 from catdog.doctor.gate import visited
 from catdog.doctor.patient import PROBE, Intent, Patient
@@ -33,8 +35,6 @@ from catdog.errors import BadInput
 from catdog.images import Preprocess
 from catdog.loaders import Pictures
 
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-"""Of red, green and blue in 0..1: torchvision's."""
 RATE = 1e-3
 """Of the AdamW that trains it for the look; torch's default."""
 STAND_IN = "resnet18"
@@ -51,7 +51,7 @@ class Refused(Exception):
         self.finding = finding
 
 
-def examine_submitted(source: str, dataset: Dataset, *, image_size: int | None, given: Input, budget: float) -> Report:
+def examine_submitted(source: str, dataset: Dataset, *, image_size: int | None, given: Input, budget: float = BUDGET) -> Report:
     """Examine a network on pictures of `dataset`, with cross-entropy and AdamW in the usual loop.
 
     Args:
@@ -60,7 +60,7 @@ def examine_submitted(source: str, dataset: Dataset, *, image_size: int | None, 
         dataset: what it would be trained on.
         image_size: side of the square; None: what a network of the catalogue is looked at with, for others 224.
         given: what a network from a file takes, images (N, 3, S, S) float normalised as torchvision does, or pixels (N, S, S, 3) uint8.
-        budget: seconds.
+        budget: seconds; what they do not reach is listed.
 
     Raises:
         BadInput: there is no such file; the name is no network's, or it takes no such size.
@@ -87,7 +87,7 @@ def examine_submitted(source: str, dataset: Dataset, *, image_size: int | None, 
 
 def normalised(pixels: Tensor) -> Tensor:
     """(S, S, 3) or (N, S, S, 3) uint8 -> (3, S, S) or (N, 3, S, S) float32, as torchvision's Normalize makes it."""
-    values = (pixels / 255 - torch.tensor(MEAN)) / torch.tensor(STD)
+    values = (pixels / 255 - torch.tensor(IMAGENET_MEAN)) / torch.tensor(IMAGENET_STD)
     return values.movedim(-1, -3).contiguous()
 
 
@@ -100,7 +100,8 @@ def imported(file: Path, name: str) -> Callable[..., Any]:
     """
     if not file.is_file():
         raise BadInput(f"Expected a Python file. Received: {file}, which is none.", remedy="Look at the path; it is FILE.py:Class.")
-    spec = importlib.util.spec_from_file_location(file.stem, file)
+    # Under a name of its own: a file may be called random.py, and others must go on to find theirs.
+    spec = importlib.util.spec_from_file_location(f"submitted_{file.stem}", file)
     if spec is None or spec.loader is None:
         raise BadInput(f"Expected a Python file. Received: {file}.", remedy="Look at the path; it is FILE.py:Class.")
     module = importlib.util.module_from_spec(spec)
@@ -156,7 +157,7 @@ def _patient(network: nn.Module, dataset: Dataset, config: TrainConfig, size: in
     is_normalised = transform is normalised
     data = patients.data_of(
         pictures, config, population=[record.label for name in pictures for record in splits[name]], transform=transform,
-        normalise=(MEAN, STD) if is_normalised else None,
+        normalise=(IMAGENET_MEAN, IMAGENET_STD) if is_normalised else None,
     )
     return Patient(
         network, (transform(whole.fetch(range(len(few)), 0)), whole.targets), functional.cross_entropy,

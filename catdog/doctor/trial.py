@@ -17,7 +17,7 @@ def trial(patient: Patient) -> Finding | None:
     began = time.monotonic()
     try:
         outputs = patient.model(patient.batch[0])
-    except Exception as error:  # noqa: BLE001 - whatever somebody's network raises
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever somebody's network raises
         _if_theirs(error)
         return _of_forward(patient, error)
     if logits_of(outputs) is None:
@@ -28,7 +28,7 @@ def trial(patient: Patient) -> Finding | None:
         try:
             with recording(patient):  # which puts back what only the step knows
                 patient.train_step()
-        except Exception as error:  # noqa: BLE001 - whatever somebody's loop raises
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever somebody's loop raises
             _if_theirs(error)
             return _trouble(patient, "the training step fails", error, "It is called as step(model, (inputs, target), loss, optimizer).")
     elif (trouble := _of_loss(patient, outputs)) is not None:
@@ -37,13 +37,13 @@ def trial(patient: Patient) -> Finding | None:
     return None
 
 
-def _if_theirs(error: Exception) -> None:
+def _if_theirs(error: BaseException) -> None:
     """Let pass what says nothing about a network: want of memory, a GPU that has gone."""
     if isinstance(error, (MemoryError, torch.AcceleratorError)) or is_out_of_memory(error):
         raise error
 
 
-def _of_forward(patient: Patient, error: Exception) -> Finding:
+def _of_forward(patient: Patient, error: BaseException) -> Finding:
     inputs: Any = patient.batch[0]  # whatever anyone hands over
     if not isinstance(inputs, Tensor):
         return _trouble(patient, f"the network cannot take a {type(inputs).__name__}", error, "Give it what its forward takes.")
@@ -65,7 +65,7 @@ def _of_loss(patient: Patient, outputs: Any) -> Finding | None:
         loss = patient.loss(outputs, target) if patient.loss is not None else None
         if isinstance(loss, Tensor) and loss.numel() == 1 and loss.requires_grad:
             torch.autograd.backward(loss)
-    except Exception as error:  # noqa: BLE001 - whatever somebody's loss raises
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever somebody's loss raises
         _if_theirs(error)
         if not isinstance(outputs, Tensor):
             names = ", ".join(f"{type(one).__name__} {tuple(one.shape)}" for one in tensors_in(outputs))
@@ -81,6 +81,6 @@ def _of_loss(patient: Patient, outputs: Any) -> Finding | None:
     return None
 
 
-def _trouble(patient: Patient, message: str, error: Exception | None, remedy: str) -> Finding:
+def _trouble(patient: Patient, message: str, error: BaseException | None, remedy: str) -> Finding:
     evidence = (f"{type(error).__name__}: {error}"[:500],) if error is not None else ()
     return Finding("M10", "error", message[:1].upper() + message[1:], Culprit(type(patient.model).__name__), evidence, remedy)

@@ -75,7 +75,7 @@ def _examined(patient: Patient, examinations: Sequence[Examination], *, deadline
                 passed += [] if found else [examination.code]
             except CannotTell as reason:
                 not_run[examination.code] = str(reason)
-            except Exception as error:  # noqa: BLE001 - whatever it is, it is the doctor's, and the run goes on
+            except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever it is, it is the doctor's, and the run goes on
                 findings.append(_own_failure(examination.code, f"{examination.name} could not be made", error))
             snapshot.restore()
     return Report(tuple(findings), tuple(passed), not_run)
@@ -120,7 +120,7 @@ def _tried(patient: Patient) -> Finding | None:
     return trouble
 
 
-def _own_failure(code: str, message: str, error: Exception | None) -> Finding:
+def _own_failure(code: str, message: str, error: BaseException | None) -> Finding:
     evidence = (f"{type(error).__name__}: {error}"[:500],) if error is not None else ()
     return Finding(
         code, "warning", f"The doctor's own failure: {message}", Culprit("catdog.doctor"), evidence,

@@ -34,7 +34,8 @@ MOST = 0.5
 def dead_branch(patient: Patient) -> Iterator[Finding]:
     """Parameters that the loss does not reach, in modules that ran: computed and thrown away."""
     evidence = Evidence.of(patient)
-    roots = evidence.roots([name for name in evidence.unreached if not evidence.is_returned(name)])
+    waivers = patient.intent.unused_ok
+    roots = evidence.roots([name for name in evidence.unreached if not evidence.is_returned(name) and not _waived(name, waivers)])
     dead = [root for root in roots if not evidence.changes_loss([root])] if roots and evidence.changes_loss(roots) else roots
     if not dead:
         return
@@ -65,7 +66,7 @@ def never_run(patient: Patient) -> Iterator[Finding]:
     ran = evidence.ran
     unused = [name for name in evidence.unreached if owner(name) not in ran or evidence.is_idle(name)]
     for waiver in patient.intent.unused_ok:
-        if not any(_waived(name, (waiver,)) for name in unused):
+        if not any(_waived(name, (waiver,)) for name in (*evidence.unreached, *evidence.discarded)):
             yield Finding("M02", "warning", "A waiver is needed by nothing", Culprit(waiver), (), "Take it out of unused_ok.")
     unused = [name for name in unused if not _waived(name, patient.intent.unused_ok)]
     in_evaluation = _ran_in_evaluation(patient) if unused else set()

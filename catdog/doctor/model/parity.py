@@ -1,4 +1,4 @@
-"""M14 parity: the network computes the same on the other device, and compiled, as it does here."""
+"""M14 parity: the network computes the same on the other device, compiled, and in the precision of the training, as it does here."""
 
 import copy
 from collections.abc import Iterator
@@ -20,13 +20,18 @@ ALIKE = 0.999
 """Least cosine of the gradients of a parameter."""
 STEEP = 1e-6
 """Share of the largest gradient below which one is rounding."""
+MIXED, MOST = 0.99, 0.95
+"""Least cosine of what a module says in mixed precision, and of how many of them that is asked."""
 LAYER = 10.0
 """Times the median error of the layers before it: there it begins."""
 
 
 @examination("M14", "parity", catches="a device or a compiler that computes something else", passes=8)
 def parity(patient: Patient) -> Iterator[Finding]:
-    """An error where answers differ by more than FAR in float32, and float64 says that the other way, not the network, is off."""
+    """An error where answers differ by more than FAR in float32, and float64 says that the other way, not the network, is off.
+
+    A warning where modules point elsewhere in the precision that the training multiplies in.
+    """
     network = eager(patient.model)
     if any(weight.dtype not in (torch.float32, torch.float64) for weight in network.parameters()):
         raise CannotTell("not in float32")
@@ -40,7 +45,11 @@ def parity(patient: Patient) -> Iterator[Finding]:
     with _full_precision(), torch.compiler.set_stance("default"):  # everything else is asked of the network as it was written
         here = _heard(original, patient.batch[0].to("cpu"))
         for way in ways:
-            yield from _compared(here, network, way, patient.batch[0])
+            there = _heard(way.network, patient.batch[0].to(way.device), way.precision)
+            if way.precision is torch.float32:
+                yield from _compared(here, there, way, network, patient.batch[0])
+            else:
+                yield from _mixed(here, there, way)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +59,7 @@ class _Way:
     name: str
     network: nn.Module
     device: torch.device
+    precision: torch.dtype = torch.float32
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,11 +73,13 @@ class _Heard:
 
 
 def _ways(patient: Patient, network: nn.Module) -> Iterator[_Way]:
-    device = patient.batch[0].device
+    device, precision = patient.intent.device or patient.batch[0].device, patient.intent.precision
     if device.type != "cpu":
-        yield _Way(str(device), copy.deepcopy(network), device)
+        yield _Way(str(device), copy.deepcopy(network).to(device), device)
     if hasattr(patient.model, "_orig_mod"):
-        yield _Way("torch.compile", patient.model, device)
+        yield _Way("torch.compile", patient.model, patient.batch[0].device)
+    if precision is not torch.float32:
+        yield _Way(f"{device} in {precision}", copy.deepcopy(network).to(device), device, precision)
 
 
 @contextmanager
@@ -82,7 +94,7 @@ def _full_precision() -> Iterator[None]:
         torch.set_float32_matmul_precision(before)
 
 
-def _heard(network: nn.Module, inputs: Tensor) -> _Heard:
+def _heard(network: nn.Module, inputs: Tensor, precision: torch.dtype = torch.float32) -> _Heard:
     """One pass in evaluation, where no random number is drawn, with the gradient of a sum over the answers."""
     network.eval()
     layers: dict[str, Tensor] = {}
@@ -99,7 +111,8 @@ def _heard(network: nn.Module, inputs: Tensor) -> _Heard:
                 hook = module.register_forward_hook(lambda *call, path=path: note(path, call[-1]))
                 stack.callback(hook.remove)
         seeded(0)
-        said = answers(network(inputs), len(inputs))
+        with torch.autocast(inputs.device.type, dtype=precision, enabled=precision is not torch.float32):
+            said = answers(network(inputs), len(inputs))
     weights = torch.rand(said.shape, generator=torch.Generator().manual_seed(0)).to(said).add(0.5)
     for weight in inner.parameters():
         weight.grad = None
@@ -109,8 +122,7 @@ def _heard(network: nn.Module, inputs: Tensor) -> _Heard:
     return _Heard(said.detach().cpu().double(), gradients, layers)
 
 
-def _compared(here: _Heard, network: nn.Module, way: _Way, inputs: Tensor) -> Iterator[Finding]:
-    there = _heard(way.network, inputs.to(way.device))
+def _compared(here: _Heard, there: _Heard, way: _Way, network: nn.Module, inputs: Tensor) -> Iterator[Finding]:
     error = _error(here.said, there.said)
     steepest = max((float(one.norm()) for one in here.gradients.values()), default=0.0)
     unlike = {
@@ -137,6 +149,27 @@ def _compared(here: _Heard, network: nn.Module, way: _Way, inputs: Tensor) -> It
         Culprit(first), tuple(evidence),
         "Train on the CPU until it is known; look at the layer named, at its dtype, and at the versions of the driver and of torch.",
     )
+
+
+def _mixed(here: _Heard, there: _Heard, way: _Way) -> Iterator[Finding]:
+    alike = {path: _alike(outputs, there.layers[path]) for path, outputs in here.layers.items() if path in there.layers}
+    unlike = [path for path, cosine in alike.items() if not cosine >= MIXED]
+    if len(unlike) <= (1 - MOST) * len(alike) and bool(there.said.isfinite().all()) >= bool(here.said.isfinite().all()):
+        return
+    first = unlike[0] if unlike else ""
+    yield Finding(
+        "M14", "warning", f"On {way.name} the network says something else than in float32", Culprit(first or "the answers"),
+        (f"{len(unlike)} of {len(alike)} modules have a cosine below {MIXED}" + (f", {first} {alike[first]:.3f}" if unlike else ""),
+         f"{int(there.said.isfinite().logical_not().sum())} of {there.said.numel()} answers are no number"),
+        "Train with precision=float32, or keep that module in float32: with torch.autocast(..., enabled=False).",
+    )
+
+
+def _alike(one: Tensor, other: Tensor) -> float:
+    """The cosine between them; of what is not a number, none."""
+    if one.shape != other.shape or not bool(one.isfinite().all()):
+        return 1.0
+    return float(torch.nn.functional.cosine_similarity(one.flatten(), other.flatten(), dim=0)) if bool(one.any()) else 1.0
 
 
 def _error(one: Tensor, other: Tensor) -> float:

@@ -11,6 +11,7 @@ from catdog.doctor.examination import CannotTell, Examination, examination
 from catdog.doctor.findings import Culprit, Finding
 from catdog.doctor.patient import Patient, Training, logits_of
 from catdog.doctor.source import Place
+from catdog.doctor.training.attendance import LEAST, MOST, SAME
 from catdog.doctor.training.ledger import Forward, Ledger, ledger_of, plain
 from catdog.labels import listed
 
@@ -18,12 +19,8 @@ PASSES = 100
 """Of a batch: three epochs of a few hundred pictures."""
 READ = 0.1
 """Share of test that is read too early; less may be a look at its shape."""
-FEWEST, MOST = 0.5, 1.5
-"""Share of train that an epoch reads."""
 LEFT_OUT = 0.1
 """Share of train that is never read."""
-STUCK = 3
-"""Steps in a row with one and the same batch."""
 ABOUT = 0.01
 """Share by which the best value of a history may be missed: many loops ask for an improvement of so much."""
 
@@ -107,7 +104,7 @@ def _of_steps(found: Ledger) -> Iterator[Finding]:
         run = run + 1 if one == other else 1
         longest = max(longest, run)
     epochs = max(1, len(found.history))
-    if longest >= STUCK and len(batches) >= 2 * epochs:
+    if longest >= SAME and len(batches) >= 2 * epochs:
         yield Finding(
             "T04", "error", f"{longest} steps in a row are made with one and the same batch", Culprit("batch"),
             (f"of {len(batches)} steps in {epochs} epochs",),
@@ -131,9 +128,9 @@ def _of_coverage(patient: Patient, found: Ledger) -> Iterator[Finding]:
     rounds = [set(positions[start : start + length]) for start in range(0, epochs * length, length)]
     is_same = epochs > 1 and all(len(own ^ rounds[0]) <= 0.1 * len(rounds[0]) for own in rounds)
     is_left_out = never >= LEFT_OUT * number and is_same and training.coverage == 1
-    if data.order != "weighted" and (share < FEWEST or is_left_out):
+    if data.order != "weighted" and (share < LEAST or is_left_out):
         yield Finding(
-            "T04", "error", f"An epoch reads {share:.0%} of train" if share < FEWEST else f"{never} pictures of train are never read",
+            "T04", "error", f"An epoch reads {share:.0%} of train" if share < LEAST else f"{never} pictures of train are never read",
             Culprit("train"), evidence, "Give the loader the whole of train.",
         )
     elif share > MOST and not found.evaluations("train"):
