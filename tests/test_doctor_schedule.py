@@ -156,6 +156,13 @@ def test_a_loop_that_cannot_is_told_from_a_network_that_cannot() -> None:
     assert "no other examination has found anything" in finding.remedy
 
 
+def test_a_network_that_is_off_at_its_first_weights_alone_is_no_error() -> None:
+    model = nn.Sequential(network(), nn.ReLU())
+    list(model.parameters())[-1].data.fill_(-9.0)
+    finding = only(climbed(patient_of(lambda model: Adam(model.parameters(), lr=1e-3), model=model)))
+    assert (finding.severity, finding.culprit.what) == ("warning", "its first weights")
+
+
 def test_a_head_on_a_frozen_body_need_only_fit_one_sample() -> None:
     model = network()
     for module in list(model.children())[:-1]:

@@ -15,6 +15,7 @@ from catdog.doctor.examination import CannotTell, examination
 from catdog.doctor.findings import Culprit, Finding
 from catdog.doctor.loop.rehearsal import Rehearsal
 from catdog.doctor.loss.clean import clean_loss, is_right
+from catdog.doctor.model.redraw import Weights
 from catdog.doctor.patient import Batch, Patient, usual_step
 from catdog.doctor.snapshot import Snapshot
 from catdog.doctor.tape import recording
@@ -28,6 +29,8 @@ MOVES = 0.8
 """Of the loss at the beginning: what has not fallen to that has not begun to learn."""
 RATES = (1e-3, 1e-2)
 """Of Adam, for the second try and the third."""
+STARTS = (1, 2, 3)
+"""Seeds of other weights, for a network that moves from its own not at all: a ReLU that is off for every image is so for good."""
 MOSTLY = 0.5
 """Of the parameters: where fewer are trained, a batch need not be fitted, only a sample."""
 
@@ -39,6 +42,8 @@ class _Climb:
     is_over: bool = False
     """Time ran out."""
     rate: float | None = None
+    weights: int | None = None
+    """The seed of the weights from which it began, where those are not its own."""
     steps: int = 0
 
     @property
@@ -74,9 +79,12 @@ def ladder(patient: Patient) -> Iterator[Finding]:
                 raise CannotTell(f"no time for {STEPS} steps on {rung}")
             if others[-1].fits:
                 break
+        elsewhere: list[_Climb] = []
+        while len(elsewhere) < len(STARTS) and not any(climb.moves for climb in (own, *others, *elsewhere)):
+            elsewhere.append(_climbed(patient, batch, start, until=until, rate=RATES[0], weights=STARTS[len(elsewhere)]))
         if own.moves and others[-1].fits and not any(finding.severity == "error" for finding in patient.findings):
             return  # it learns, only slowly
-        yield _finding(patient, rung, own, others)
+        yield _finding(patient, rung, own, [*others, *elsewhere])
         return
 
 
@@ -98,8 +106,13 @@ def _one(patient: Patient) -> Batch:
     return torch.cat([inputs[:1], mirrored]), torch.cat([target[:1], target[:1]])
 
 
-def _climbed(patient: Patient, batch: Batch, start: Snapshot, *, until: float, rate: float | None = None) -> _Climb:
+def _climbed(
+    patient: Patient, batch: Batch, start: Snapshot, *, until: float, rate: float | None = None, weights: int | None = None,
+) -> _Climb:
+    """With the own step, or Adam at `rate`; from the own weights, or those of a seed."""
     start.restore()
+    if weights is not None:
+        Weights(patient.model).draw(weights, flip=True)
     for module in patient.model.modules():
         if isinstance(module, nn.modules.dropout._DropoutNd):
             module.p = 0.0
@@ -120,7 +133,7 @@ def _climbed(patient: Patient, batch: Batch, start: Snapshot, *, until: float, r
             if fits or is_over:
                 break
     start.restore()
-    return _Climb(losses, fits, is_over and not fits, rate, number + 1)
+    return _Climb(losses, fits, is_over and not fits, rate, weights, number + 1)
 
 
 def _own_step(patient: Patient, batch: Batch) -> None:
@@ -142,16 +155,22 @@ def _finding(patient: Patient, rung: str, own: _Climb, others: list[_Climb]) -> 
     look = "; ".join(
         f"{finding.code}: {finding.message[:1].lower()}{finding.message[1:]} ({finding.culprit})" for finding in _known(patient)[:3]
     )
-    if others[-1].fits:
+    if others[-1].weights is not None and others[-1].moves:
+        blame, culprit, guess = "From other weights it can", "its first weights", "what is off for every image, such as a ReLU at the end"
+    elif others[-1].fits:
         blame, culprit, guess = "With Adam and the plain step it can", "optimizer and loop", "the learning rate, the optimizer or the loop"
     else:
         blame, culprit, guess = "With Adam and the plain step it cannot either", "network and loss", "the network or the loss"
     is_stuck = rung == "one sample" and not any(climb.moves for climb in (own, *others))
     return Finding(
         "L07", "error" if is_stuck else "warning", f"The network cannot fit {rung} in {STEPS} steps. {blame}", Culprit(culprit),
-        (f"with the loop's own step: {own}", *(f"with Adam at {other.rate:g}: {other}" for other in others)),
+        (f"with the loop's own step: {own}", *map(_told, others)),
         f"Look first at {look}." if look else f"Look at {guess}: no other examination has found anything.",
     )
+
+
+def _told(climb: _Climb) -> str:
+    return f"with Adam at {climb.rate:g}{'' if climb.weights is None else ', from other weights'}: {climb}"
 
 
 EXAMINATIONS = (ladder,)
