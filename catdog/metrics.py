@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from sklearn import metrics
 from torch import Tensor
 
+from catdog.calibration import BINS
+
 LOWER_IS_BETTER = frozenset({"loss", "ece", "brier"})
-BINS = 15
-"""Of confidence, equally wide (Guo et al. 2017, https://arxiv.org/abs/1706.04599)."""
 MAX_CONFUSED = 100
 """Labels. A confusion matrix of more is not written down: it has their square of numbers, and nobody reads them."""
 
