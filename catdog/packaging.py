@@ -128,6 +128,8 @@ def _compared(prepared: "Prepared", exact: Path) -> Generator[Progress, None, Co
         return Comparison("float32", "quantise=never")
     if prepared.device.is_gpu:
         return Comparison("float32", _GPU_SERVES_FLOATS)
+    if (reason := quantisation.obstacle(exact)) is not None:
+        return Comparison("float32", reason)
     rounded, val = work / "int8.onnx", prepared.records["val"]
     try:
         chosen = balance.draw(prepared.records["train"], quantisation.PICTURES, seed=config.seed)
