@@ -1,6 +1,5 @@
 """obstacle, quantise, milliseconds, compare, Comparison: a network in 8-bit integers, and whether it may be served.
 
-
 N pictures, S side, C labels. Convolutions, and what stands between them, multiply in integers; pixels are normalised, pooled and given
 labels in float32 as before.
 """

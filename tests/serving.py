@@ -61,6 +61,7 @@ def archive(names: Sequence[str]) -> bytes:
 
 def make_package(
     models: Path, *, labels: Sequence[str] = ("cat", "dog"), gain: float = 8.0, confidence: float = 0.0, distance: float = 2.0,
+    explains: bool = True,
 ) -> str:
     """A whole package whose network averages the pixels: red is the first label, green the second. Returns its digest.
 
@@ -80,7 +81,7 @@ def make_package(
         "average",
         [helper.make_tensor_value_info("pixels", TensorProto.UINT8, ["N", SIZE, SIZE, 3])],
         [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", *shape]) for name, shape in (
-            ("logits", [len(labels)]), ("features", [3]), ("activation", [3, SIZE, SIZE]),
+            ("logits", [len(labels)]), ("features", [3]), *([("activation", [3, SIZE, SIZE])] if explains else []),
         )],
         [numpy_helper.from_array(np.array([2, 3], np.int64), "axes"), numpy_helper.from_array(weights, "weights")],
     )

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 from onnx import numpy_helper
 from PIL import Image
@@ -110,17 +109,3 @@ def test_it_says_where_it_looked(tmp_path: Path) -> None:
     shown = np.asarray(Image.open(io.BytesIO(overlay(pixels[0], answer.activation))))
     assert shown.shape == pixels[0].shape and (shown[:, -1] == pixels[0, :, -1]).all() and (shown[:, 0] != pixels[0, :, 0]).any()
     assert predictor.predict(pixels)[0].activation is None
-
-
-@pytest.mark.parametrize(("name", "has_one"), [("squeezenet1_1", True), ("resnet18", True), ("mobilenet_v3_small", False)])
-def test_only_where_features_are_a_mean_over_all_places_there_is_an_activation(tmp_path: Path, name: str, has_one: bool) -> None:
-    classifier = build(name, labels=("cat", "dog"), weights="none", image_size=32, weights_folder=None)
-    export.to_onnx(classifier, tmp_path / "model.onnx", image_size=32)
-    assert [path.name for path in tmp_path.iterdir()] == ["model.onnx"]
-    session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
-    outputs = [output.name for output in session.get_outputs()]
-    assert outputs == ["logits", "features", "activation"][: 3 if has_one else 2]
-    if has_one:
-        pixels = np.random.default_rng(1).integers(0, 256, (3, 32, 32, 3), dtype=np.uint8)
-        _, features, activation = session.run(outputs, {"pixels": pixels})
-        np.testing.assert_allclose(activation.mean(axis=(2, 3)), features, rtol=1e-4, atol=1e-5)
