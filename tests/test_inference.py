@@ -86,11 +86,9 @@ def test_a_graph_that_differs_is_not_packaged(finished: Finished) -> None:
 
 
 def test_a_picture_of_nothing_known_gets_no_label(tmp_path: Path) -> None:
-    """Red and green are known; the third knows no white, and the fourth is never sure of anything."""
-    for thresholds, label, reason in (
-        ({}, "cat", None), ({"distance": 0.3}, None, "unfamiliar"), ({"confidence": 0.999}, None, "unsure"),
-    ):
-        predictor = Predictor.load(tmp_path / make_package(tmp_path, labels=("cat", "dog"), gain=2.0, **thresholds))
+    """Red and green are known. The first takes everything for one of them, the second knows no white, the third is never sure."""
+    for confidence, distance, label, reason in ((0, 2, "cat", None), (0, 0.3, None, "unfamiliar"), (0.999, 2, None, "unsure")):
+        predictor = Predictor.load(tmp_path / make_package(tmp_path, gain=2.0, confidence=confidence, distance=distance))
         (white,) = predictor.predict(np.full((1, SIZE, SIZE, 3), (250, 245, 250), np.uint8))
         assert (white.label, white.reason, white.decision) == (label, reason, "label" if label else "abstain")
         assert white.best == "cat" and white.confidence == white.probabilities["cat"] and white.distance > 0.3
