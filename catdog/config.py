@@ -163,6 +163,15 @@ class TrainConfig(BaseModel):
         "backbone.aux*: the doctor does not accuse them.",
     )
     compile: bool = Field(False, description="Let torch.compile translate the network first: minutes at the start, quicker steps.")
+    quantise: Literal["auto", "never"] = Field(
+        "auto", description="auto: where the run computes on the CPU a network in 8-bit integers is made too, and served where it is "
+        "quicker and loses no more than half a point of val's accuracy, or one picture. never: the network is served as it was trained.",
+    )
+    target_precision: float = Field(
+        0.95, ge=0, lt=1,
+        description="Of the answers that the model gives, this share shall be right, by val: of a picture of which it is less sure it says "
+        "none of the labels. 0: it is always sure enough. Pictures unlike those of train get none in any case.",
+    )
     publish: Publish = Field(default_factory=Publish, description="What becomes of the model.")
 
     @field_validator("trainable")

@@ -104,7 +104,8 @@ def _ask_about(out: Console, client: httpx.Client, folder: Path, kept_back: Sequ
     right = 0
     for picture in kept_back:
         answer = _ask(client.post("/v1/predict", files={"file": ("picture", (folder / picture.name).read_bytes())}))
-        out.print(f"  {picture.name}: {answer['label']} ({answer['confidence']:.3f})", soft_wrap=True)
+        said = answer["label"] or f"no label, {answer['reason']}"
+        out.print(f"  {picture.name}: {said} ({answer['confidence']:.3f})", soft_wrap=True)
         right += answer["label"] == picture.label
     out.print(f"{right} of {len(kept_back)} right, on photographs that no training saw")
 

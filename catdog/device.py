@@ -51,6 +51,11 @@ class Device:
     threads: int
     """CPU threads for the arithmetic of one process."""
 
+    @property
+    def is_gpu(self) -> bool:
+        """Whether it is none of the CPUs."""
+        return self.name != "cpu"
+
     def to_dict(self) -> dict[str, Any]:
         """As it stands in the job record."""
         return {"name": self.name, "reason": self.reason, "threads": self.threads}

@@ -3,6 +3,7 @@
     CatdogError
     ├── BadInput             the caller can mend it
     │   ├── BadImage         not an image, truncated, too many pixels, too small
+    │   ├── ExplainUnavailable   this network cannot say where it looks
     │   ├── BadDataset       no images, one label, names that cannot be read   (offenders)
     │   └── BadConfig        unknown field, value out of range, unknown model  (field)
     │       └── WeightsUnavailable   the weights are not on this machine
@@ -73,6 +74,13 @@ class BadImage(BadInput):
 
     code = "bad_image"
     default_remedy = "Send one whole JPEG, PNG, WebP, GIF or BMP picture."
+
+
+class ExplainUnavailable(BadInput):
+    """Raised when a class activation map is wanted of a network that has none."""
+
+    code = "explain_unavailable"
+    default_remedy = "Ask without explain, or train a network that ends in global pooling and one linear layer, such as efficientnet_lite0."
 
 
 class BadDataset(BadInput):

@@ -1,11 +1,15 @@
 """Predictor, Prediction: from a model package to an answer. onnxruntime and numpy, no torch.
 
     package/
-        model.onnx           input pixels (N, S, S, 3) uint8; outputs logits (N, C), features (N, F) float32
-        weights.safetensors  to go on training from
-        package.json         labels in order, preprocessing, metrics, config, versions, sha256 of every other file
-        golden/              a few encoded pictures and logits.npy, what the trained network answered to them
-        CARD.md              the same for people
+        model.onnx           input pixels (N, S, S, 3) uint8; outputs logits (N, C), features (N, F) float32, and activation (N, F, h, w)
+                             where the head is global pooling and one linear layer
+        weights.safetensors  to go on training from, float32 whatever the graph multiplies in
+        package.json         labels in order, preprocessing, metrics, temperature, thresholds, quantisation, config, versions,
+                             sha256 of every other file
+        bank.npz             features of training pictures, from which the distance of others is measured
+        head.npy             (C, F) the last layer's weights: where it looked
+        golden/              a few encoded pictures and logits.npy, what this graph answered to them
+        plots/  CARD.md      the same for people
 
 A package needs no flag and no environment: what was validated is what is served.
 """
@@ -19,29 +23,53 @@ import numpy as np
 from numpy.typing import NDArray
 
 from catdog import device as devices
-from catdog.errors import CorruptPackage
+from catdog.calibration import REASONS, Bank, Calibration, Reason, softmax
+from catdog.errors import CorruptPackage, ExplainUnavailable
+from catdog.explanation import class_activation
 from catdog.files import sha256_of
 from catdog.images import Preprocess, decode
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
 
-FORMAT = 1
+FORMAT = 2
 """The number of this package layout; a package of another number is refused."""
-TOLERANCE = 1e-3
-"""How far a golden logit may be off on this machine, as a share of the largest one (at least 1): float32 kernels differ by
-1e-5 between processors, a wrong picture or weight by 1e-1."""
+TOLERANCE = {"float32": 1e-3, "int8": 5e-2}
+"""How far a golden logit may be off on this machine, as a share of the largest one (at least 1). float32 kernels differ by 1e-5 between
+processors; of eight bits a value on the edge between two steps falls to either side, which made 0.02 between ONNX Runtime's integer
+kernels and its float ones (EfficientNet-Lite0). A wrong picture or weight makes 0.1 and more."""
 
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
     """The answer to one picture."""
 
-    label: str
+    label: str | None
+    """None: the predictor abstains, and `reason` says why."""
+    reason: Reason | None
     confidence: float
-    """The probability of `label`."""
+    """The probability of the most probable label, calibrated: of so sure answers this share is right."""
     probabilities: dict[str, float]
     """By label, in the order of the package; they add up to 1."""
+    distance: float
+    """From the pictures it was trained on: cosine, 0 to 2."""
+    activation: NDArray[np.float32] | None = None
+    """(h, w), 0 to 1: how much each place spoke for the most probable label; where that was asked for."""
+
+    @property
+    def decision(self) -> str:
+        """What became of it: label or abstain."""
+        return "abstain" if self.label is None else "label"
+
+    @property
+    def best(self) -> str:
+        """The most probable label, whether or not it is given."""
+        return max(self.probabilities, key=self.probabilities.__getitem__)
+
+    def __str__(self) -> str:
+        if self.reason is None:
+            return f"{self.label} {self.confidence:.3f}"
+        return f"none: {REASONS[self.reason]} (at best {self.best} {self.confidence:.3f})"
 
 
 class Predictor:
@@ -52,6 +80,11 @@ class Predictor:
         self.manifest = manifest
         self.labels: tuple[str, ...] = tuple(manifest["labels"])
         self.preprocess = Preprocess.from_dict(manifest["preprocess"])
+        self.calibration = Calibration.from_dict(manifest)
+        self._bank = Bank.load(folder / "bank.npz")
+        self._head: NDArray[np.float32] | None = None
+        if "activation" in {output.name for output in session.get_outputs()}:
+            self._head = np.load(folder / "head.npy", allow_pickle=False)
         self._session = session
 
     @classmethod
@@ -66,18 +99,43 @@ class Predictor:
         """
         manifest = read_manifest(folder)
         session = devices.session(folder / "model.onnx", device=device, threads=threads)
-        predictor = cls(folder, manifest, session)
+        try:
+            predictor = cls(folder, manifest, session)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise CorruptPackage(f"Expected a whole model package. Received: one in which this is wrong: {error!r}.") from error
         predictor._self_test()
         return predictor
 
     def logits(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """pixels (N, S, S, 3) uint8 -> logits (N, C) float32."""
-        (logits,) = self._session.run(["logits"], {"pixels": pixels})
-        return np.asarray(logits, dtype=np.float32)
+        (logits,) = self._answers(pixels, "logits")
+        return logits
 
-    def predict(self, pixels: NDArray[np.uint8]) -> list[Prediction]:
-        """Answer pixels (N, S, S, 3) uint8, one Prediction each."""
-        return [self._prediction(row) for row in softmax(self.logits(pixels))]
+    def predict(self, pixels: NDArray[np.uint8], *, explain: bool = False) -> list[Prediction]:
+        """Answer pixels (N, S, S, 3) uint8, one Prediction each; with `explain` each says where in the picture it comes from.
+
+        Raises:
+            ExplainUnavailable: this network has no place for each of its features.
+        """
+        if explain and self._head is None:
+            raise ExplainUnavailable(
+                "Expected a network whose last layers are global pooling and one linear layer. Received: "
+                f"explain for {self.manifest['config']['model']}, which has others.",
+            )
+        logits, features, *maps = self._answers(pixels, "logits", "features", *(["activation"] if explain else []))
+        probabilities = softmax(logits, self.calibration.temperature)
+        confidence, distance = probabilities.max(axis=1), self._bank.distances(features)
+        reasons = self.calibration.reasons(confidence, distance)
+        predictions = []
+        for row, (odds, reason) in enumerate(zip(probabilities, reasons, strict=True)):
+            best = int(odds.argmax())
+            predictions.append(Prediction(
+                label=self.labels[best] if reason is None else None, reason=reason, confidence=float(confidence[row]),
+                probabilities={label: float(value) for label, value in zip(self.labels, odds, strict=True)},
+                distance=float(distance[row]),
+                activation=class_activation(maps[0][row], self._head, best) if maps and self._head is not None else None,
+            ))
+        return predictions
 
     def predict_file(self, path: Path) -> Prediction:
         """Decode, preprocess and answer one picture file, in this process.
@@ -87,12 +145,9 @@ class Predictor:
         """
         return self.predict(self.preprocess.pixels(decode(path.read_bytes()))[np.newaxis])[0]
 
-    def _prediction(self, probabilities: NDArray[np.float64]) -> Prediction:
-        best = int(probabilities.argmax())
-        return Prediction(
-            label=self.labels[best], confidence=float(probabilities[best]),
-            probabilities={label: float(value) for label, value in zip(self.labels, probabilities, strict=True)},
-        )
+    def _answers(self, pixels: NDArray[np.uint8], *outputs: str) -> list[NDArray[np.float32]]:
+        """What the graph answers to pixels (N, S, S, 3) uint8. Outputs that nobody asks for are not computed."""
+        return [np.asarray(values, dtype=np.float32) for values in self._session.run(outputs, {"pixels": pixels})]
 
     def _self_test(self) -> None:
         pictures = sorted((self.folder / "golden").glob("*.image"))
@@ -102,15 +157,15 @@ class Predictor:
         if received.shape != expected.shape or received.shape[1] != len(self.labels):
             shape = (*expected.shape[:1], len(self.labels))
             raise CorruptPackage(f"Expected golden logits of shape {shape}. Received: {received.shape}.")
-        worst = float(np.abs(received - expected).max()) / max(1.0, float(np.abs(expected).max()))
-        if not worst <= TOLERANCE:
-            raise CorruptPackage(f"Expected the golden logits to {TOLERANCE}. Received: one that is {worst:.2g} off.")
+        tolerance = TOLERANCE[self.manifest["quantisation"]["served"]]
+        worst = off(received, expected)
+        if not worst <= tolerance:
+            raise CorruptPackage(f"Expected the golden logits to {tolerance}. Received: one that is {worst:.2g} off.")
 
 
-def softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
-    """logits (N, C) -> probabilities (N, C) float64 that add up to 1 a row."""
-    shifted = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
-    return np.asarray(shifted / shifted.sum(axis=1, keepdims=True))
+def off(received: NDArray[np.float32], expected: NDArray[np.float32]) -> float:
+    """The largest difference of logits, as a share of the largest logit that was expected (at least 1)."""
+    return float(np.abs(received - expected).max()) / max(1.0, float(np.abs(expected).max()))
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
@@ -129,4 +184,3 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     if changed:
         raise CorruptPackage(f"Expected the files that package.json describes. Received: {', '.join(changed)} changed.")
     return manifest
-

@@ -6,7 +6,7 @@
                 frozen backbone's features, or its decoding     the decode cache, which other runs share
     training    the loop                                     -> checkpoints/
     testing     the test split, once, on the best epoch      -> metrics.json, artifacts/*.svg
-    packaging   export, parity, card                         -> package/
+    packaging   export, 8 bits, calibration, parity, card    -> package/
 
 A phase whose product is on disk is skipped, so that a new attempt goes on where the last one died. The worker, the
 command line and the tests all call `run`; it knows nothing of job record, queue or service.
@@ -51,13 +51,14 @@ from catdog.doctor import gate
 from catdog.doctor.findings import Report
 from catdog.doctor.training import selection
 from catdog.doctor.training.guards import Guards
-from catdog.errors import FAILURES, BadConfig, BadInput, CatdogError, DatasetChanged, NotFound, Unavailable, Unhealthy
-from catdog.files import sha256_of, write_atomically
+from catdog.errors import FAILURES, BadConfig, BadInput, CatdogError, DatasetChanged, NotFound, Unavailable
+from catdog.files import write_atomically
 from catdog.guard import Guard
 from catdog.images import Preprocess
 from catdog.loaders import Pictures, Split, Splits
 from catdog.metrics import Measures
 from catdog.models import Classifier, build
+from catdog.packaging import packaging
 from catdog.progress import Progress, fits
 from catdog.ranks import ALONE, Ranks
 from catdog.settings import Settings
@@ -174,7 +175,8 @@ def _phases(folder: Path, settings: Settings, *, fence: int, resume_from: Path |
     yield from testing(prepared)
     yield prepared.enter("packaging")
     digest = yield from packaging(prepared)
-    metrics = json.loads((folder / "metrics.json").read_text())
+    package = json.loads((folder / "package" / "package.json").read_text())
+    metrics = {name: package[name] for name in ("best_epoch", "stop_reason")} | package["metrics"]
     if not fits(metrics):  # the package has them all
         for split in ("val", "test"):
             metrics[split] = {name: value for name, value in metrics[split].items() if name not in ("by_label", "confusion")}
@@ -386,51 +388,11 @@ def draw(prepared: Prepared, test: dict[str, Any]) -> None:
     """The pictures of what came of it, in artifacts/: people would rather look than read."""
     artifacts = prepared.folder / "artifacts"
     artifacts.mkdir(exist_ok=True)
-    pictures = {"curves": plots.curves(epochs.read(prepared.folder)), "reliability": plots.reliability(test["bins"], ece=test["ece"])}
+    pictures = {"curves": plots.curves(epochs.read(prepared.folder))}
     if "confusion" in test:
         pictures["confusion"] = plots.confusion(test["confusion"], prepared.dataset.labels)
     for name, picture in pictures.items():
         (artifacts / f"{name}.svg").write_text(picture)
-
-
-def packaging(prepared: Prepared) -> Generator[Progress, None, str]:
-    """The phase `packaging`: write the model package and return its digest.
-
-    Raises:
-        ExportMismatch, Unhealthy: it does not answer as the trained network does.
-    """
-    folder, config, dataset = prepared.folder, prepared.config, prepared.dataset
-    if (folder / "package").exists():  # renamed into place last, so it is whole
-        return sha256_of(folder / "package" / "package.json")
-    graph = folder / "model.onnx"
-    if prepared.frozen:
-        export.with_head(folder / "features" / "backbone.onnx", prepared.classifier.head, graph)
-    else:
-        export.to_onnx(prepared.classifier, graph, image_size=config.image_size)
-    metrics: dict[str, Any] = json.loads((folder / "metrics.json").read_text())
-    facts = {
-        "labels": list(dataset.labels), "metrics": {name: metrics[name] for name in ("val", "test")},
-        "best_epoch": metrics["best_epoch"], "stop_reason": metrics["stop_reason"],
-        "pictures": prepared.pictures,
-        "config": config.model_dump(mode="json"), "fingerprint": dataset.fingerprint, "seed": config.seed,
-        "device": prepared.device.to_dict(), "licence": catalogue.licence(config.model, config.weights),
-    }
-    # Alternately from each label, so that a package's golden pictures show every answer.
-    by_label = [[record for record in prepared.records["val"] if record.label == label] for label in dataset.labels]
-    golden = [records[turn] for turn in range(export.GOLDEN_PICTURES) for records in by_label if turn < len(records)]
-    said: list[Progress] = []
-    try:
-        digest = export.package(
-            folder / "package", classifier=prepared.classifier, graph=graph, preprocess=prepared.preprocess, facts=facts,
-            golden=[dataset.path(record) for record in golden[: export.GOLDEN_PICTURES]],
-            plots=sorted((folder / "artifacts").glob("*.svg")), examined=lambda predictor: gate.packaged(prepared, predictor, said),
-        )
-    except Unhealthy:
-        yield from said
-        raise
-    yield from said
-    graph.unlink()
-    return digest
 
 
 def failure(error: BaseException) -> Progress:

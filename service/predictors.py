@@ -112,9 +112,9 @@ class Predictors:
                 f"Expected model {version} to be loadable. Received: {error.message}", remedy="Ask for another version, or train anew.",
             ) from error
 
-    def infer(self, served: Served, pixels: NDArray[np.uint8]) -> Future[list[Prediction]]:
+    def infer(self, served: Served, pixels: NDArray[np.uint8], *, explain: bool = False) -> Future[list[Prediction]]:
         """Answer pixels (N, S, S, 3) uint8 in a thread of ours."""
-        return self._threads.submit(served.predictor.predict, pixels)
+        return self._threads.submit(served.predictor.predict, pixels, explain=explain)
 
     def _follow(self) -> None:
         while not self._closing:

@@ -19,8 +19,10 @@ import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
+from catdog.calibration import Bank, Calibration
 from catdog.files import sha256_of
 from catdog.images import Preprocess, decode
+from catdog.inference import FORMAT
 from catdog.jobs import Claim, JobStore
 from catdog.process import Identity
 from catdog.registry import Model, Registry
@@ -57,8 +59,14 @@ def archive(names: Sequence[str]) -> bytes:
     return file.getvalue()
 
 
-def make_package(models: Path, *, labels: Sequence[str] = ("cat", "dog"), gain: float = 8.0) -> str:
-    """A whole package whose network averages the pixels: red is the first label, green the second. Returns its digest."""
+def make_package(
+    models: Path, *, labels: Sequence[str] = ("cat", "dog"), gain: float = 8.0, confidence: float = 0.0, distance: float = 2.0,
+    explains: bool = True,
+) -> str:
+    """A whole package whose network averages the pixels: red is the first label, green the second. Returns its digest.
+
+    `confidence` and `distance` are its thresholds, by default such that every picture gets a label; its bank holds red and green.
+    """
     folder = models / "unfinished"
     (folder / "golden").mkdir(parents=True)
     weights = np.zeros((3, len(labels)), np.float32)
@@ -66,13 +74,16 @@ def make_package(models: Path, *, labels: Sequence[str] = ("cat", "dog"), gain: 
     graph = helper.make_graph(
         [
             helper.make_node("Cast", ["pixels"], ["float"], to=TensorProto.FLOAT),
-            helper.make_node("ReduceMean", ["float", "axes"], ["features"], keepdims=0),
+            helper.make_node("Transpose", ["float"], ["activation"], perm=[0, 3, 1, 2]),
+            helper.make_node("ReduceMean", ["activation", "axes"], ["features"], keepdims=0),
             helper.make_node("MatMul", ["features", "weights"], ["logits"]),
         ],
         "average",
         [helper.make_tensor_value_info("pixels", TensorProto.UINT8, ["N", SIZE, SIZE, 3])],
-        [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", size]) for name, size in (("logits", len(labels)), ("features", 3))],
-        [numpy_helper.from_array(np.array([1, 2], np.int64), "axes"), numpy_helper.from_array(weights, "weights")],
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", *shape]) for name, shape in (
+            ("logits", [len(labels)]), ("features", [3]), *([("activation", [3, SIZE, SIZE])] if explains else []),
+        )],
+        [numpy_helper.from_array(np.array([2, 3], np.int64), "axes"), numpy_helper.from_array(weights, "weights")],
     )
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), folder / "model.onnx")
     preprocess = Preprocess(image_size=SIZE)
@@ -82,8 +93,13 @@ def make_package(models: Path, *, labels: Sequence[str] = ("cat", "dog"), gain: 
     pixels = np.stack([preprocess.pixels(decode(data)) for data in golden])
     (logits,) = onnxruntime.InferenceSession(folder / "model.onnx").run(["logits"], {"pixels": pixels})
     np.save(folder / "golden" / "logits.npy", logits)
+    np.save(folder / "head.npy", weights.T)
+    Bank.of(np.array([[200, 10, 0], [10, 200, 0]] * 10, np.float32)).save(folder / "bank.npz")
     files = {str(path.relative_to(folder)): sha256_of(path) for path in sorted(folder.rglob("*")) if path.is_file()}
-    manifest = {"format": 1, "labels": list(labels), "preprocess": preprocess.to_dict(), "files": files}
+    manifest = {
+        "format": FORMAT, "labels": list(labels), "preprocess": preprocess.to_dict(), "config": CONFIG, "files": files,
+        "quantisation": {"served": "float32"}, **Calibration(1.0, confidence, distance).to_dict(),
+    }
     text = json.dumps(manifest)
     (folder / "package.json").write_text(text)
     digest = hashlib.sha256(text.encode()).hexdigest()

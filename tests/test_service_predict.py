@@ -1,5 +1,6 @@
 """service/routes/predict.py, routes/models.py, predictors.py: published models answer, and are swapped without a restart."""
 
+import base64
 import json
 import socket
 import threading
@@ -42,7 +43,8 @@ def test_before_any_model_there_is_none(service: Service) -> None:
 def test_a_picture_is_answered(served: Service) -> None:
     raw = served.client.post("/v1/predict", content=GREEN, headers={"Content-Type": "image/png"}).json()
     form = served.client.post("/v1/predict", files={"file": ("a.png", GREEN, "image/png")}).json()
-    assert raw["label"] == form["label"] == "dog" and raw["decision"] == "label" and raw["warnings"] == []
+    assert raw["label"] == form["label"] == "dog" and raw["decision"] == "label" and raw["reason"] is None and raw["warnings"] == []
+    assert 0 <= raw["distance"] < 0.01 and "explanation" not in raw
     assert raw["probabilities"] == form["probabilities"] and raw["confidence"] == raw["probabilities"]["dog"]
     assert raw["prediction_id"] != form["prediction_id"]
     model = served.parts.registry.list()[-1]
@@ -51,6 +53,33 @@ def test_a_picture_is_answered(served: Service) -> None:
     predictor = Predictor.load(served.settings.models / model.digest)
     expected = predictor.predict(predictor.preprocess.pixels(decode(GREEN))[np.newaxis])[0]
     assert raw["probabilities"] == pytest.approx(expected.probabilities, abs=1e-6)
+
+
+def test_a_picture_of_nothing_known_gets_no_label_and_the_reason(service: Service) -> None:
+    unfamiliar = publish(service.parts, distance=0.3)
+    unsure = publish(service.parts, promote="never", gain=0.1, confidence=0.9)
+    service.wait_until_served(unfamiliar.version)
+    blue = picture((20, 0, 250))
+    for model, reason in ((unfamiliar, "unfamiliar"), (unsure, "unsure")):
+        answer = service.client.post("/v1/predict", params={"model": str(model.version)}, files={"file": blue}).json()
+        assert (answer["label"], answer["decision"], answer["reason"]) == (None, "abstain", reason)
+        assert answer["confidence"] == max(answer["probabilities"].values()) and sum(answer["probabilities"].values()) == pytest.approx(1)
+    assert service.client.post("/v1/predict", files={"file": RED}).json()["label"] == "cat"
+
+
+def test_it_shows_where_an_answer_comes_from(served: Service) -> None:
+    drawn = served.client.post("/v1/predict", params={"explain": "cam"}, files={"file": RED}).json()["explanation"]
+    shown = np.asarray(decode(base64.b64decode(drawn["png"])))
+    assert drawn["label"] == "cat" and shown.shape == (SIZE, SIZE, 3) and (shown[..., 1] > 60).all(), "all of it speaks for cat"
+    array = served.client.post("/v1/predict", params={"explain": "cam_array"}, files={"file": RED}).json()["explanation"]["array"]
+    assert np.array_equal(array, np.ones((SIZE, SIZE)))
+    is_problem(served.client.post("/v1/predict", params={"explain": "x"}, files={"file": RED}), 422, "bad_input")
+
+
+def test_a_network_that_has_no_places_says_so(service: Service) -> None:
+    service.wait_until_served(publish(service.parts, explains=False).version)
+    is_problem(service.client.post("/v1/predict", params={"explain": "cam"}, files={"file": RED}), 422, "explain_unavailable")
+    assert service.client.post("/v1/predict", files={"file": RED}).json()["label"] == "cat"
 
 
 def test_only_the_most_probable(served: Service) -> None:
@@ -222,4 +251,4 @@ def test_packages_of_these_tests_are_those_of_the_library(tmp_path: Path) -> Non
     folder = tmp_path / make_package(tmp_path)
     assert Predictor.load(folder).labels == ("cat", "dog")
     session = onnxruntime.InferenceSession(folder / "model.onnx")
-    assert {output.name for output in session.get_outputs()} == {"logits", "features"}
+    assert {output.name for output in session.get_outputs()} == {"logits", "features", "activation"}

@@ -18,7 +18,7 @@ def predict(
     alias: Annotated[str, typer.Option(help="The published model to ask.")] = "champion",
     as_json: Annotated[bool, typer.Option("--json", help="One line of JSON a picture.")] = False,
 ) -> None:
-    """Say what is on pictures."""
+    """Say what is on pictures, or that it cannot be said: unlike the pictures it was trained on, or not sure."""
     from catdog.inference import Predictor
 
     if package is not None and not (package / "package.json").is_file():
@@ -34,10 +34,13 @@ def predict(
             sys.stderr.write(f"{file}: {error}\n")
             continue
         if as_json:
-            answer = {"file": str(file), "label": prediction.label, "probabilities": prediction.probabilities}
+            answer = {
+                "file": str(file), "label": prediction.label, "decision": prediction.decision, "reason": prediction.reason,
+                "confidence": prediction.confidence, "probabilities": prediction.probabilities, "distance": prediction.distance,
+            }
             out.print(json.dumps(answer), soft_wrap=True)
         else:
-            out.print(f"{file}: {prediction.label} {prediction.confidence:.3f}", soft_wrap=True)
+            out.print(f"{file}: {prediction}", soft_wrap=True)
     if wrong:
         raise typer.Exit(2)
 

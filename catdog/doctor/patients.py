@@ -129,8 +129,12 @@ def data_of(
     )
 
 
-def serving(prepared: "Prepared", predictor: Predictor) -> Patient:
-    """A package that is to be published, beside the network that was trained, which is on the CPU."""
+def serving(prepared: "Prepared", predictor: Predictor, graph: Path | None = None) -> Patient:
+    """A package that is to be published, beside the network that was trained, which is on the CPU.
+
+    `graph` answers with logits in place of the package's own.
+    """
+    session = device.session(graph or predictor.folder / "model.onnx", device="cpu", threads=0)
 
     def prepare(picture: bytes) -> Tensor:
         return torch.from_numpy(predictor.preprocess.pixels(decode(picture)).copy())
@@ -139,9 +143,12 @@ def serving(prepared: "Prepared", predictor: Predictor) -> Patient:
         answers = predictor.predict(np.stack([predictor.preprocess.pixels(decode(picture)) for picture in pictures]))
         return torch.tensor([list(answer.probabilities.values()) for answer in answers])
 
+    def logits(pixels: Tensor) -> Tensor:
+        return torch.from_numpy(session.run(["logits"], {"pixels": pixels.numpy()})[0])
+
     return Patient(
         prepared.classifier.eval(), few(prepared, prepared.config.image_size, split="val"), data=data(prepared, "val"),
-        serving=Serving(prepare, probabilities, predictor.labels, lambda pixels: torch.from_numpy(predictor.logits(pixels.numpy()))),
+        serving=Serving(prepare, probabilities, predictor.labels, logits),
     )
 
 

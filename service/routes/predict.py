@@ -2,16 +2,19 @@
 
 import asyncio
 import time
-from typing import Annotated, Any
+from base64 import b64encode
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import uuid6
 from fastapi import APIRouter, Query, Request
 from fastapi.exceptions import RequestValidationError
+from numpy.typing import NDArray
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile
 
 from catdog.errors import TooLarge, UnsupportedType
+from catdog.explanation import overlay
 from catdog.inference import Prediction
 from service.door import media_type
 from service.parts import AllParts
@@ -26,11 +29,22 @@ _BODY = {"requestBody": {"required": True, "content": _CONTENT}}
 
 ModelName = Annotated[str | None, Query(max_length=64, description=f"An alias or the number of a version; by default {DEFAULT_ALIAS}.")]
 TopK = Annotated[int | None, Query(ge=1, le=1000, description="Only the most probable labels, so many of them.")]
+Explain = Annotated[
+    Literal["cam", "cam_array"] | None,
+    Query(description="Where the most probable label comes from (class activation map): cam is a PNG in base64, light over the square that "
+          "the network saw; cam_array has rows of numbers from 0 to 1. 422 explain_unavailable where the network has no such map."),
+]
 
 
 @router.post("", openapi_extra=_BODY)
-async def predict(request: Request, parts: AllParts, model: ModelName = None, top_k: TopK = None) -> dict[str, Any]:
-    """Send one picture: as the field `file` of a form, or as the raw body with its content type."""
+async def predict(
+    request: Request, parts: AllParts, model: ModelName = None, top_k: TopK = None, explain: Explain = None,
+) -> dict[str, Any]:
+    """Send one picture: as the field `file` of a form, or as the raw body with its content type.
+
+    `label` is null where `decision` is abstain; `reason` is then `unfamiliar` (unlike the pictures that the model was trained on) or
+    `unsure` (not sure enough of any label). `confidence` is that of the most probable label, calibrated on pictures of validation.
+    """
     served = parts.predictors.find(model)
     if served is None:
         served = await run_in_threadpool(parts.predictors.get, model)
@@ -38,19 +52,30 @@ async def predict(request: Request, parts: AllParts, model: ModelName = None, to
     began = time.perf_counter()
     pixels = await parts.decoders.decode(data, served.predictor.preprocess)
     decoded = time.perf_counter()
-    answers: list[Prediction] = await asyncio.wrap_future(parts.predictors.infer(served, pixels[np.newaxis]))
+    infer = parts.predictors.infer(served, pixels[np.newaxis], explain=explain is not None)
+    answer: Prediction = (await asyncio.wrap_future(infer))[0]
     inferred = time.perf_counter()
     timings = {"decode": decoded - began, "infer": inferred - decoded, "total": inferred - began}
     return {
         "prediction_id": f"pred_{uuid6.uuid7().hex}",
-        "label": answers[0].label,
-        "confidence": answers[0].confidence,
-        "probabilities": _most_probable(answers[0].probabilities, top_k),
-        "decision": "label",
+        "label": answer.label,
+        "decision": answer.decision,
+        "reason": answer.reason,
+        "confidence": answer.confidence,
+        "probabilities": _most_probable(answer.probabilities, top_k),
+        "distance": answer.distance,
         "model": _model(served, model),
         "timings_ms": {name: round(1000 * seconds, 3) for name, seconds in timings.items()},
         "warnings": [],
-    }
+    } | (await run_in_threadpool(_explanation, answer, pixels, explain) if explain is not None else {})
+
+
+def _explanation(answer: Prediction, pixels: NDArray[np.uint8], form: Literal["cam", "cam_array"]) -> dict[str, Any]:
+    """Where the answer comes from: pixels (S, S, 3) uint8 are what the network saw."""
+    if answer.activation is None:
+        return {}
+    shown = b64encode(overlay(pixels, answer.activation)).decode() if form == "cam" else answer.activation.round(4).tolist()
+    return {"explanation": {"label": answer.best, "png" if form == "cam" else "array": shown}}
 
 
 async def _picture(request: Request, *, limit: int) -> bytes:
