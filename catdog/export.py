@@ -11,7 +11,7 @@ import os
 import platform
 import shutil
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from catdog import __version__
 from catdog.errors import CorruptPackage, ExportMismatch
 from catdog.files import sha256_of, share_as_folder, sync_folder, write_atomically
 from catdog.images import Preprocess, decode
-from catdog.inference import FORMAT, TOLERANCE, Predictor
+from catdog.inference import FORMAT, SEEN, TOLERANCE, Predictor
 from catdog.models import Classifier
 
 GOLDEN_PICTURES = 16
@@ -82,15 +82,15 @@ def with_head(graph: Path, head: nn.Module, path: Path) -> None:
         onnx.save(model, str(unfinished))
 
 
-def package(
+def package(  # noqa: PLR0913 - what a package is made of
     folder: Path, *, classifier: Classifier, graph: Path, golden: Sequence[Path], preprocess: Preprocess, facts: dict[str, Any],
-    plots: Sequence[Path] = (), examined: Callable[[Predictor], Path | None] = lambda _: None,
+    seen: Iterable[str] = (), plots: Sequence[Path] = (), examined: Callable[[Predictor], Path | None] = lambda _: None,
 ) -> str:
     """Build the model package at `folder` and return its digest (sha256 of package.json).
 
     `golden` are pictures of the validation split; `facts` is what else package.json shall say (labels, metrics, pictures, config);
-    `plots` are pictures of the training. `examined` looks at the package, as it will be served, before it is one; the report it returns
-    goes into it.
+    `seen` are the sha256 of what it was trained on or chosen by; `plots` are pictures of the training. `examined` looks at the package,
+    as it will be served, before it is one; the report it returns goes into it.
 
     Raises:
         ExportMismatch: the graph's logits differ from the trained network's on the golden pictures.
@@ -105,6 +105,7 @@ def package(
         share_as_folder(unfinished / "weights.safetensors")
         _write_golden(unfinished / "golden", golden, classifier, preprocess)
         _write_card(unfinished / "CARD.md", facts)
+        (unfinished / SEEN).write_text("".join(f"{sha256}\n" for sha256 in sorted(seen)))
         (unfinished / "plots").mkdir()
         for plot in plots:
             shutil.copyfile(plot, unfinished / "plots" / plot.name)

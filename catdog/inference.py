@@ -5,6 +5,7 @@
         weights.safetensors  to go on training from
         package.json         labels in order, preprocessing, metrics, config, versions, sha256 of every other file
         golden/              a few encoded pictures and logits.npy, what the trained network answered to them
+        seen.txt             sha256 of every picture of train and val, a line each: with none of them it can be judged
         CARD.md              the same for people
 
 A package needs no flag and no environment: what was validated is what is served.
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 """The number of this package layout; a package of another number is refused."""
+SEEN = "seen.txt"
 TOLERANCE = 1e-3
 """How far a golden logit may be off on this machine, as a share of the largest one (at least 1): float32 kernels differ by
 1e-5 between processors, a wrong picture or weight by 1e-1."""
@@ -74,6 +76,17 @@ class Predictor:
         """pixels (N, S, S, 3) uint8 -> logits (N, C) float32."""
         (logits,) = self._session.run(["logits"], {"pixels": pixels})
         return np.asarray(logits, dtype=np.float32)
+
+    def seen(self) -> frozenset[str]:
+        """The sha256, in hex, of every picture that it was trained on or chosen by.
+
+        Raises:
+            CorruptPackage: the package does not say.
+        """
+        try:
+            return frozenset((self.folder / SEEN).read_text().split())
+        except OSError as error:
+            raise CorruptPackage(f"Expected {SEEN} in the package. Received: {error.strerror}.") from error
 
     def predict(self, pixels: NDArray[np.uint8]) -> list[Prediction]:
         """Answer pixels (N, S, S, 3) uint8, one Prediction each."""

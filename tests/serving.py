@@ -57,8 +57,13 @@ def archive(names: Sequence[str]) -> bytes:
     return file.getvalue()
 
 
-def make_package(models: Path, *, labels: Sequence[str] = ("cat", "dog"), gain: float = 8.0) -> str:
-    """A whole package whose network averages the pixels: red is the first label, green the second. Returns its digest."""
+def make_package(
+    models: Path, *, labels: Sequence[str] = ("cat", "dog"), gain: float = 8.0, bias: float = 0.0, seen: Sequence[str] = (), **facts: Any,
+) -> str:
+    """A whole package whose network averages the pixels: red is the first label, green the second. Returns its digest.
+
+    The first label is given to what is greener by up to `bias`, of 255; `facts` is what else package.json shall say.
+    """
     folder = models / "unfinished"
     (folder / "golden").mkdir(parents=True)
     weights = np.zeros((3, len(labels)), np.float32)
@@ -67,12 +72,16 @@ def make_package(models: Path, *, labels: Sequence[str] = ("cat", "dog"), gain: 
         [
             helper.make_node("Cast", ["pixels"], ["float"], to=TensorProto.FLOAT),
             helper.make_node("ReduceMean", ["float", "axes"], ["features"], keepdims=0),
-            helper.make_node("MatMul", ["features", "weights"], ["logits"]),
+            helper.make_node("MatMul", ["features", "weights"], ["unbiased"]),
+            helper.make_node("Add", ["unbiased", "bias"], ["logits"]),
         ],
         "average",
         [helper.make_tensor_value_info("pixels", TensorProto.UINT8, ["N", SIZE, SIZE, 3])],
         [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", size]) for name, size in (("logits", len(labels)), ("features", 3))],
-        [numpy_helper.from_array(np.array([1, 2], np.int64), "axes"), numpy_helper.from_array(weights, "weights")],
+        [numpy_helper.from_array(value, name) for name, value in (
+            ("axes", np.array([1, 2], np.int64)), ("weights", weights),
+            ("bias", np.eye(1, len(labels), dtype=np.float32)[0] * np.float32(bias * gain / 255)),
+        )],
     )
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), folder / "model.onnx")
     preprocess = Preprocess(image_size=SIZE)
@@ -82,8 +91,9 @@ def make_package(models: Path, *, labels: Sequence[str] = ("cat", "dog"), gain: 
     pixels = np.stack([preprocess.pixels(decode(data)) for data in golden])
     (logits,) = onnxruntime.InferenceSession(folder / "model.onnx").run(["logits"], {"pixels": pixels})
     np.save(folder / "golden" / "logits.npy", logits)
+    (folder / "seen.txt").write_text("\n".join(seen))
     files = {str(path.relative_to(folder)): sha256_of(path) for path in sorted(folder.rglob("*")) if path.is_file()}
-    manifest = {"format": 1, "labels": list(labels), "preprocess": preprocess.to_dict(), "files": files}
+    manifest = {"format": 1, "labels": list(labels), "preprocess": preprocess.to_dict(), "files": files, **facts}
     text = json.dumps(manifest)
     (folder / "package.json").write_text(text)
     digest = hashlib.sha256(text.encode()).hexdigest()
@@ -105,10 +115,12 @@ def publish(parts: Parts, *, promote: Any = "auto", **options: Any) -> Model:
     return publish_digest(parts.jobs, parts.registry, digest, promote=promote)
 
 
-def publish_digest(jobs: JobStore, registry: Registry, digest: str, *, promote: Any = "auto") -> Model:
-    """A row for a package."""
-    model = registry.publish(claim(jobs), digest=digest, labels=["cat", "dog"], metrics={}, alias="champion", promote=promote)
+def publish_digest(jobs: JobStore, registry: Registry, digest: str, *, promote: Any = "auto", labels: Sequence[str] = ("cat", "dog")) -> Model:
+    """A row for a package; with promote=auto it is the champion, whatever the gate says."""
+    model = registry.publish(claim(jobs), digest=digest, labels=labels, metrics={}, alias="champion", promote=promote)
     assert model is not None
+    if promote == "auto":
+        registry.set_alias("champion", model.version, "published by a test", force=True)
     return model
 
 

@@ -50,7 +50,8 @@ def test_publishing_ends_the_job_and_moves_the_alias(house: House) -> None:
     model = house.publish(claim)
     assert model is not None
     job = house.store.get(claim.job_id)
-    assert (job.state, job.model, job.result, job.error) == (JobState.SUCCEEDED, 1, {"epochs": 3}, None)
+    promotion = {"alias": "champion", "promoted": True, "champion": None}
+    assert (job.state, job.model, job.result, job.error) == (JobState.SUCCEEDED, 1, {"epochs": 3, "promotion": promotion}, None)
     assert job.finished is not None
     assert model == house.registry.get(1)
     assert (model.version, model.job_id, model.digest) == (1, claim.job_id, "ab" * 32)
