@@ -53,7 +53,7 @@ def test_the_burden_of_proof_is_the_challengers(comparison: Comparison, verdict:
 @given(COUNTS)
 def test_one_more_picture_lost_never_makes_a_challenger_good(comparison: Comparison) -> None:
     worse = Comparison(comparison.both, comparison.wins, comparison.losses + 1, comparison.neither)
-    assert worse.p_value <= comparison.p_value and worse.loss_at_most > comparison.loss_at_most - 1e-3
+    assert worse.p_value <= comparison.p_value
     if comparison.verdict == "worse":
         assert worse.verdict == "worse"
 
