@@ -29,7 +29,9 @@ class Publish(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     alias: str = Field("champion", pattern=r"^[a-z][a-z0-9_-]{0,31}$", description="The alias that predictions ask for.")
-    promote: Literal["auto", "never"] = Field("auto", description="auto: the alias moves to the new model. never: it stays where it is.")
+    promote: Literal["auto", "never"] = Field(
+        "auto", description="auto: the alias moves to the new model, if that is no worse than the one before. never: it stays where it is.",
+    )
 
 
 class RunConfig(BaseModel):

@@ -115,9 +115,9 @@ def publish(parts: Parts, *, promote: Any = "auto", **options: Any) -> Model:
     return publish_digest(parts.jobs, parts.registry, digest, promote=promote)
 
 
-def publish_digest(jobs: JobStore, registry: Registry, digest: str, *, promote: Any = "auto", labels: Sequence[str] = ("cat", "dog")) -> Model:
+def publish_digest(jobs: JobStore, registry: Registry, digest: str, *, promote: Any = "auto") -> Model:
     """A row for a package; with promote=auto it is the champion, whatever the gate says."""
-    model = registry.publish(claim(jobs), digest=digest, labels=labels, metrics={}, alias="champion", promote=promote)
+    model = registry.publish(claim(jobs), digest=digest, labels=["cat", "dog"], metrics={}, alias="champion", promote=promote)
     assert model is not None
     if promote == "auto":
         registry.set_alias("champion", model.version, "published by a test", force=True)

@@ -12,7 +12,7 @@ from catdog import contest
 from catdog.comparison import Comparison
 from catdog.config import CompareConfig
 from catdog.contest import compare, unseen
-from catdog.datasets import Dataset
+from catdog.datasets import Dataset, Record
 from catdog.errors import CorruptPackage, DatasetChanged
 from catdog.inference import Predictor
 from catdog.settings import Settings
@@ -68,7 +68,12 @@ def test_of_a_large_test_split_as_many_of_each_label_are_drawn(
     monkeypatch.setattr(contest, "MAX_PICTURES", 52)
     seen: list[str] = []
     read = Dataset.read
-    monkeypatch.setattr(Dataset, "read", lambda self, record: seen.append(record.label) or read(self, record))
+
+    def note(dataset: Dataset, record: Record) -> bytes:
+        seen.append(record.label)
+        return read(dataset, record)
+
+    monkeypatch.setattr(Dataset, "read", note)
     package = make_rival(settings, dataset)
     assert compared(settings, dataset, package, package).pictures == 52
     assert sorted(seen) == ["cat"] * 26 + ["dog"] * 26
@@ -83,15 +88,15 @@ def test_a_package_that_does_not_say_what_it_has_seen_is_refused(settings: Setti
         loaded.seen()
 
 
-def answer_otherwise(settings: Settings, package: str, dataset: Dataset) -> None:  # noqa: ARG001 - as the others
+def answer_otherwise(settings: Settings, package: str, dataset: Dataset) -> None:
     (settings.models / package / "golden" / "0.image").write_bytes((settings.models / package / "golden" / "1.image").read_bytes())
 
 
-def lose_a_picture(settings: Settings, package: str, dataset: Dataset) -> None:  # noqa: ARG001
+def lose_a_picture(settings: Settings, package: str, dataset: Dataset) -> None:
     dataset.path(dataset.split("test")[0]).unlink()
 
 
-def lose_the_data_set(settings: Settings, package: str, dataset: Dataset) -> None:  # noqa: ARG001
+def lose_the_data_set(settings: Settings, package: str, dataset: Dataset) -> None:
     (dataset.folder / "dataset.json").unlink()
 
 

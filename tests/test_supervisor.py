@@ -117,7 +117,9 @@ def train_again(scene: Scene, *, comparison: Comparison, champion_digest: str) -
     (Comparison(90, 5, 3, 2), "d" * 64, None), (Comparison(90, 0, 9, 1), "d" * 64, "not_promoted"),
     (Comparison(90, 5, 3, 2), "f" * 64, "compare_first"), (Comparison(9, 0, 0, 0), "d" * 64, "not_comparable"),
 ])
-def test_what_a_run_has_compared_decides_whether_the_alias_moves(scene: Scene, comparison: Comparison, digest: str, code: str | None) -> None:
+def test_what_a_run_has_compared_decides_whether_the_alias_moves(
+    scene: Scene, comparison: Comparison, digest: str, code: str | None,
+) -> None:
     scene.run(f"""
         os.mkdir(folder + "/package"); open(folder + "/package/package.json", "w").close()
         say(**{DONE!r})
@@ -143,7 +145,7 @@ def test_a_run_is_told_whose_packages_it_compares(scene: Scene) -> None:
     versions = [scene.publish() for _ in range(2)]
     packages = [str(scene.settings.models / scene.registry.get(version).digest) for version in versions]
     compare = {"dataset": CONFIG["dataset"], "challenger": versions[1], "champion": versions[0]}
-    wanted = (
+    wanted: tuple[tuple[str, dict[str, Any], list[str]], ...] = (
         ("train", CONFIG, ["--champion", packages[0]]),
         ("train", CONFIG | {"publish": {"alias": "champion", "promote": "never"}}, []),
         ("train", CONFIG | {"publish": {"alias": "other", "promote": "auto"}}, []),

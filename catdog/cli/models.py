@@ -1,15 +1,18 @@
-"""app: the commands of `catdog models`: which networks there are, and their weights."""
+"""app: the commands of `catdog models`: which networks there are, and their weights; what was published, and which of it answers."""
 
 from typing import Annotated
 
 import typer
 from rich.table import Column, Table
 
+from catdog.cli import published
 from catdog.cli.terminal import out
 from catdog.labels import shown
 from catdog.settings import Settings
 
-app = typer.Typer(no_args_is_help=True, help="Networks: which there are, and their pretrained weights.")
+app = typer.Typer(no_args_is_help=True, help="Networks and their pretrained weights; published models, and which of them answers.")
+for command in (published.versions, published.history, published.promote, published.rollback):
+    app.command()(command)
 
 
 @app.command("list")
