@@ -12,7 +12,7 @@ import os
 import platform
 import shutil
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ from catdog.calibration import Bank
 from catdog.errors import ExportMismatch
 from catdog.files import sha256_of, share_as_folder, sync_folder, write_atomically
 from catdog.images import Preprocess, decode
-from catdog.inference import FORMAT, TOLERANCE, Predictor, off
+from catdog.inference import FORMAT, SEEN, TOLERANCE, Predictor, off
 from catdog.models import Classifier
 
 GOLDEN_PICTURES = 16
@@ -128,15 +128,16 @@ def check(graph: Path, classifier: Classifier, pixels: NDArray[np.uint8]) -> Non
         )
 
 
-def package(
+def package(  # noqa: PLR0913 - what a package is made of
     folder: Path, *, classifier: Classifier, graph: Path, bank: Bank, golden: Sequence[Path], facts: dict[str, Any],
-    plots: Sequence[Path] = (), examined: Callable[[Predictor], Path | None] = lambda _: None,
+    seen: Iterable[str], plots: Sequence[Path] = (), examined: Callable[[Predictor], Path | None] = lambda _: None,
 ) -> str:
     """Build the model package at `folder` and return its digest (sha256 of package.json).
 
     `graph` is what will be served. `golden` are pictures of the validation split; `facts` is what else package.json shall say (labels,
-    preprocess, metrics, calibration, quantisation, pictures, config); `plots` are pictures of the training. `examined` looks at the
-    package, as it will be served, before it is one; the report it returns goes into it.
+    preprocess, metrics, calibration, quantisation, pictures, config); `seen` are the sha256 of what it was trained on or chosen by;
+    `plots` are pictures of the training. `examined` looks at the package, as it will be served, before it is one; the report it
+    returns goes into it.
 
     Raises:
         CorruptPackage: the package does not load.
@@ -153,6 +154,7 @@ def package(
         np.save(unfinished / "head.npy", head.weight.detach().numpy() if isinstance(head, nn.Linear) else np.eye(bank.rows.shape[1]))
         _write_golden(unfinished, golden, Preprocess.from_dict(facts["preprocess"]))
         (unfinished / "CARD.md").write_text(card.written(facts))
+        (unfinished / SEEN).write_text("".join(f"{sha256}\n" for sha256 in sorted(seen)))
         (unfinished / "plots").mkdir()
         for plot in plots:
             shutil.copyfile(plot, unfinished / "plots" / plot.name)

@@ -9,6 +9,7 @@
         bank.npz             features of training pictures, from which the distance of others is measured
         head.npy             (C, F) the last layer's weights: where it looked
         golden/              a few encoded pictures and logits.npy, what this graph answered to them
+        seen.txt             sha256 of every picture of train and val, a line each: with none of them it can be judged
         plots/  CARD.md      the same for people
 
 A package needs no flag and no environment: what was validated is what is served.
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
 FORMAT = 2
 """The number of this package layout; a package of another number is refused."""
+SEEN = "seen.txt"
 TOLERANCE = {"float32": 1e-3, "int8": 5e-2}
 """How far a golden logit may be off on this machine, as a share of the largest one (at least 1). float32 kernels differ by 1e-5 between
 processors; of eight bits a value on the edge between two steps falls to either side, which made 0.02 between ONNX Runtime's integer
@@ -110,6 +112,17 @@ class Predictor:
         """pixels (N, S, S, 3) uint8 -> logits (N, C) float32."""
         (logits,) = self._answers(pixels, "logits")
         return logits
+
+    def seen(self) -> frozenset[str]:
+        """The sha256, in hex, of every picture that it was trained on or chosen by.
+
+        Raises:
+            CorruptPackage: the package does not say.
+        """
+        try:
+            return frozenset((self.folder / SEEN).read_text().split())
+        except OSError as error:
+            raise CorruptPackage(f"Expected {SEEN} in the package. Received: {error.strerror}.") from error
 
     def predict(self, pixels: NDArray[np.uint8], *, explain: bool = False) -> list[Prediction]:
         """Answer pixels (N, S, S, 3) uint8, one Prediction each; with `explain` each says where in the picture it comes from.

@@ -28,7 +28,7 @@ from catdog.files import sha256_of, write_atomically
 from catdog.loaders import Pictures
 from catdog.metrics import Answers, Measures
 from catdog.progress import Progress
-from catdog.quantisation import Comparison
+from catdog.quantisation import Choice
 
 if TYPE_CHECKING:
     from catdog.run import Prepared
@@ -88,7 +88,9 @@ def packaging(prepared: "Prepared") -> Generator[Progress, None, str]:
     try:
         digest = export.package(
             folder / "package", classifier=prepared.classifier, graph=served, bank=bank, facts=facts,
-            golden=[prepared.dataset.path(record) for record in golden], plots=sorted((folder / "artifacts").glob("*.svg")),
+            golden=[prepared.dataset.path(record) for record in golden],
+            seen=[record.sha256 for split in ("train", "val") for record in prepared.records[split]],
+            plots=sorted((folder / "artifacts").glob("*.svg")),
             examined=lambda predictor: gate.packaged(prepared, predictor, exact, said),
         )
     except Unhealthy:
@@ -118,18 +120,18 @@ def _exported(prepared: "Prepared", golden: Sequence[Record]) -> Path:
     return graph
 
 
-def _compared(prepared: "Prepared", exact: Path) -> Generator[Progress, None, Comparison]:
+def _compared(prepared: "Prepared", exact: Path) -> Generator[Progress, None, Choice]:
     """Make the graph in 8 bits and decide which one is served; a later attempt reads what was decided."""
     work, config = exact.parent, prepared.config
     decided = work / "comparison.json"
     if decided.exists():
-        return Comparison(**json.loads(decided.read_text()))
+        return Choice(**json.loads(decided.read_text()))
     if config.quantise == "never":
-        return Comparison("float32", "quantise=never")
+        return Choice("float32", "quantise=never")
     if prepared.device.is_gpu:
-        return Comparison("float32", _GPU_SERVES_FLOATS)
+        return Choice("float32", _GPU_SERVES_FLOATS)
     if (reason := quantisation.obstacle(exact)) is not None:
-        return Comparison("float32", reason)
+        return Choice("float32", reason)
     rounded, val = work / "int8.onnx", prepared.records["val"]
     try:
         chosen = balance.draw(prepared.records["train"], quantisation.PICTURES, seed=config.seed)
@@ -139,7 +141,7 @@ def _compared(prepared: "Prepared", exact: Path) -> Generator[Progress, None, Co
         raise
     except Exception as error:  # noqa: BLE001 - a graph that the quantiser cannot do is served as it is
         yield Progress("warning", phase="packaging", message=f"This network stays in float32: {type(error).__name__}: {error}"[:1000])
-        return Comparison("float32", f"8 bits are not possible: {type(error).__name__}")
+        return Choice("float32", f"8 bits are not possible: {type(error).__name__}")
     before = yield from _answers(prepared, "val", val, exact)
     after = yield from _answers(prepared, "val", val, rounded)
     comparison = quantisation.compare(before.logits, after.logits, before.target, milliseconds=taken)

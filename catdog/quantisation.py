@@ -1,4 +1,4 @@
-"""obstacle, quantise, milliseconds, compare, Comparison: a network in 8-bit integers, and whether it may be served.
+"""obstacle, quantise, milliseconds, compare, Choice: a network in 8-bit integers, and whether it may be served.
 
 N pictures, S side, C labels. Convolutions, and what stands between them, multiply in integers; pixels are normalised, pooled and given
 labels in float32 as before.
@@ -38,7 +38,7 @@ _BATCH = 10
 
 
 @dataclass(frozen=True, slots=True)
-class Comparison:
+class Choice:
     """Two graphs of one network on the same pictures of val; it goes into package.json."""
 
     served: str
@@ -102,7 +102,7 @@ def quantise(graph: Path, pixels: NDArray[np.uint8], path: Path) -> None:
 
 def compare(
     exact: NDArray[np.float32], rounded: NDArray[np.float32], target: NDArray[np.int64], *, milliseconds: Sequence[float],
-) -> Comparison:
+) -> Choice:
     """Decide by logits (N, C) of val, float32's and int8's, by its target (N,), and by how long each takes."""
     hits = [int((logits.argmax(axis=1) == target).sum()) for logits in (exact, rounded)]
     same, images = int((exact.argmax(axis=1) == rounded.argmax(axis=1)).sum()), len(target)
@@ -117,7 +117,7 @@ def compare(
         served, reason = "float32", f"8 bits are {quicker:.1f} times as quick"
     else:
         served, reason = "int8", f"{quicker:.1f} times as quick, and as good on val"
-    return Comparison(
+    return Choice(
         served, reason, {"float32": hits[0] / images, "int8": hits[1] / images},
         {name: round(value, 2) for name, value in zip(("float32", "int8"), milliseconds, strict=True)}, same / images, cosine,
     )

@@ -7,6 +7,8 @@
     training    the loop                                     -> checkpoints/
     testing     the test split, once, on the best epoch      -> metrics.json, artifacts/*.svg
     packaging   export, 8 bits, calibration, parity, card    -> package/
+    comparing   package and champion answer the test split:  quick to do again, as the champion may be another one
+                is there a champion to replace?
 
 A phase whose product is on disk is skipped, so that a new attempt goes on where the last one died. The worker, the
 command line and the tests all call `run`; it knows nothing of job record, queue or service.
@@ -31,6 +33,7 @@ from catdog import (
     balance,
     catalogue,
     checkpoints,
+    contest,
     device,
     epochs,
     export,
@@ -51,10 +54,11 @@ from catdog.doctor import gate
 from catdog.doctor.findings import Report
 from catdog.doctor.training import selection
 from catdog.doctor.training.guards import Guards
-from catdog.errors import FAILURES, BadConfig, BadInput, CatdogError, DatasetChanged, NotFound, Unavailable
-from catdog.files import write_atomically
+from catdog.errors import FAILURES, BadConfig, BadInput, CatdogError, CorruptPackage, DatasetChanged, NotFound, Unavailable
+from catdog.files import sha256_of, write_atomically
 from catdog.guard import Guard
 from catdog.images import Preprocess
+from catdog.inference import Predictor
 from catdog.loaders import Pictures, Split, Splits
 from catdog.metrics import Measures
 from catdog.models import Classifier, build
@@ -146,20 +150,26 @@ class Prepared:
         return [name for name in ("train", "val", "train_eval") if self.records[name]]
 
 
-def run(folder: Path, settings: Settings, *, fence: int = 0, resume_from: Path | None = None) -> Generator[Progress]:
+def run(
+    folder: Path, settings: Settings, *, fence: int = 0, resume_from: Path | None = None, champion: Path | None = None,
+) -> Generator[Progress]:
     """Work through the phases of the run folder, yielding Progress; the last one is `done` with the metrics.
 
-    Closing the generator in the phase `training` leaves a checkpoint. `resume_from` is the folder of the run that a new one goes on from.
+    Closing the generator in the phase `training` leaves a checkpoint. `resume_from` is the folder of the run that a new one goes on from,
+    `champion` the package that its own shall replace if it is no worse.
 
     Raises:
         BadConfig, WeightsUnavailable: the config cannot work on this machine, or not with this data set.
         NoDevice: this machine demands a GPU and has none.
         DatasetChanged, NonFiniteLoss, ExportMismatch, CorruptCheckpoint: see errors.py.
     """
-    yield from tracking.tracked(_phases(folder, settings, fence=fence, resume_from=resume_from), folder)
+    phases = _phases(folder, settings, fence=fence, resume_from=resume_from, champion=champion)
+    yield from tracking.tracked(phases, folder)
 
 
-def _phases(folder: Path, settings: Settings, *, fence: int, resume_from: Path | None) -> Generator[Progress]:
+def _phases(
+    folder: Path, settings: Settings, *, fence: int, resume_from: Path | None, champion: Path | None,
+) -> Generator[Progress]:
     yield Progress("phase", phase="preparing")
     prepared = prepare(folder, settings)
     if resume_from is not None:
@@ -177,13 +187,14 @@ def _phases(folder: Path, settings: Settings, *, fence: int, resume_from: Path |
     digest = yield from packaging(prepared)
     package = json.loads((folder / "package" / "package.json").read_text())
     metrics = {name: package[name] for name in ("best_epoch", "stop_reason")} | package["metrics"]
+    compared = {} if champion is None else (yield from comparing(prepared, champion, settings))
     if not fits(metrics):  # the package has them all
         for split in ("val", "test"):
             metrics[split] = {name: value for name, value in metrics[split].items() if name not in ("by_label", "confusion")}
     artifacts = sorted(path.name for path in (folder / "artifacts").glob("*.svg"))
-    yield Progress("done", phase="packaging", result={
+    yield Progress("done", phase="packaging" if champion is None else "comparing", result={
         "digest": digest, "labels": list(prepared.dataset.labels), "metrics": metrics, "stop_reason": metrics["stop_reason"],
-        "artifacts": artifacts, "doctor": gate.summary(Report.read(folder) or Report()),
+        "artifacts": artifacts, "doctor": gate.summary(Report.read(folder) or Report()), **compared,
     })
 
 
@@ -393,6 +404,22 @@ def draw(prepared: Prepared, test: dict[str, Any]) -> None:
         pictures["confusion"] = plots.confusion(test["confusion"], prepared.dataset.labels)
     for name, picture in pictures.items():
         (artifacts / f"{name}.svg").write_text(picture)
+
+
+def comparing(prepared: Prepared, champion: Path, settings: Settings) -> Generator[Progress, None, dict[str, Any]]:
+    """The phase `comparing`: what the done Progress says of this package against the champion's.
+
+    Raises:
+        CorruptPackage: this run's package does not answer any more as it was made to.
+    """
+    own = Predictor.load(prepared.folder / "package", device=settings.device)
+    try:
+        rival = Predictor.load(champion, device=settings.device)
+        comparison = yield from contest.contest(own, rival, prepared.dataset)
+    except CorruptPackage as error:  # which is no fault of this run
+        yield Progress("warning", phase="comparing", message=f"No comparison with the champion: {error.message}", remedy=error.remedy)
+        return {}
+    return {"comparison": comparison.to_dict() | {"champion_digest": sha256_of(champion / "package.json")}}
 
 
 def failure(error: BaseException) -> Progress:

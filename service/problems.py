@@ -156,6 +156,8 @@ def _of_catdog(error: CatdogError) -> Problem:
         wrong = [{"pointer": field, "detail": error.message}]
     elif isinstance(error, BadDataset):
         wrong = [{"pointer": "", "detail": offender} for offender in error.offenders]
+    elif isinstance(error, errors.NotPromoted):
+        extra = {"comparison": error.comparison}
     elif isinstance(error, TooLarge):
         extra = {"limit": error.limit}
     elif isinstance(error, errors.Forbidden):

@@ -54,7 +54,8 @@ def test_every_variable_it_mentions_is_a_setting() -> None:
 
 COMMANDS = (
     "", "up", "train", "run", "predict", "data draw", "data import", "data fetch", "data report", "data sheet", "models list",
-    "models fetch", "models judge", "doctor", "doctor system", "config", "demo",
+    "models fetch", "models judge", "models versions", "models history", "models promote", "models rollback", "doctor", "doctor system",
+    "config", "demo",
 )
 
 

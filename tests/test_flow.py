@@ -12,11 +12,16 @@ import pytest
 from PIL import Image
 
 from catdog import sources
+from catdog.database import create_engine
 from catdog.datasets import Dataset
 from catdog.images import Preprocess, decode
+from catdog.jobs import JobStore
 from catdog.loaders import Pictures
+from catdog.registry import Registry
 from tests.brought import bring
 from tests.living import FAST_JOB, LiveStack, command_line, until
+from tests.rivals import GREENISH, make_rival, pictures_of_red_and_green
+from tests.serving import publish_digest
 
 
 @pytest.fixture(scope="module")
@@ -26,9 +31,10 @@ def dataset(stack: LiveStack, tmp_path_factory: pytest.TempPathFactory) -> dict[
 
 @pytest.fixture(scope="module")
 def job(stack: LiveStack, dataset: dict[str, Any]) -> dict[str, Any]:
-    """The default job on drawn pictures, from POST to its end."""
+    """The default job on drawn pictures, from POST to its end; champion, whatever was published on this stack before."""
     ended = stack.wait_for_end(stack.post_job(dataset))
     assert ended["state"] == "succeeded", ended
+    stack.client.put("/v1/models/aliases/champion", json={"version": ended["model"], "force": True}).raise_for_status()
     until(lambda: stack.client.get("/health/ready").json()["models"].get("champion") == ended["model"], "the model to be served")
     return ended
 
@@ -199,10 +205,15 @@ def test_a_job_that_was_cancelled_and_resumed_ends_as_one_that_was_let_alone(sta
     assert stack.wait_for_end(old)["state"] == "cancelled"
     new = stack.client.post(f"/v1/jobs/{old}/resume").json()
     assert new["resumed_from"] == old and new["config"] == stack.job(old)["config"]
-    alone = stack.client.post(f"/v1/jobs/{old}/clone", json={"publish": {"promote": "never"}}).json()
+    alone = stack.client.post(f"/v1/jobs/{old}/clone", json={"save_minutes": 2}).json()
     ended = [stack.wait_for_end(job["id"]) for job in (new, alone)]
     assert [job["state"] for job in ended] == ["succeeded", "succeeded"], ended
-    assert alone["changed"] == {"publish": [fields["publish"] | {"promote": "auto"}, fields["publish"] | {"promote": "never"}]}
+    assert alone["changed"] == {"save_minutes": [1.0, 2.0]}
+    promotions = [job["result"]["promotion"] for job in ended]
+    assert [said["promoted"] for said in promotions] == [True, False], "nine pictures do not say which of two is better"
+    assert (promotions[1]["champion"], promotions[1]["code"]) == (ended[0]["model"], "not_comparable")
+    assert ended[1]["phase"] == "publishing" and ended[1]["result"]["comparison"]["pictures"] == sum(dataset["counts"]["test"].values())
+    assert stack.client.get("/v1/models/aliases").json()["aliases"]["resumed"] == ended[0]["model"]
 
     every = list(range(1, fields["epochs"] + 1))
     before, after = stack.epochs(old), stack.epochs(new["id"])
@@ -219,6 +230,30 @@ def test_a_job_that_was_cancelled_and_resumed_ends_as_one_that_was_let_alone(sta
     assert packages[0]["files"]["weights.safetensors"] == packages[1]["files"]["weights.safetensors"]
     nothing_left = stack.client.post(f"/v1/jobs/{new['id']}/resume")
     assert nothing_left.status_code == 409 and "more epochs" in nothing_left.json()["remedy"]
+
+
+def test_two_versions_are_compared_by_a_job_and_the_better_one_takes_the_alias(stack: LiveStack, tmp_path: Path) -> None:
+    """Packages made by hand, of which one takes every other dog for a cat; the data set, the job and the alias are real."""
+    pictures = pictures_of_red_and_green(tmp_path / "pictures", stack.settings, test=60)
+    engine = create_engine(stack.settings.database)
+    jobs, registry = JobStore(engine), Registry(engine)
+    worse, better = (
+        publish_digest(jobs, registry, make_rival(stack.settings, pictures, bias=bias), promote="never").version for bias in (GREENISH, 0.0)
+    )
+    engine.dispose()
+    alias, post = "/v1/models/aliases/judged", stack.client.post
+    assert stack.client.put(alias, json={"version": worse}).json()["how"] == "first"
+    assert stack.client.put(alias, json={"version": better}).json()["code"] == "compare_first"
+    job = stack.wait_for_end(post(f"/v1/models/{better}/compare", params={"alias": "judged"}).json()["id"])
+    assert (job["state"], job["kind"], job["phase"], job["model"]) == ("succeeded", "compare", "comparing", None), job
+    assert job["result"]["comparison"]["accuracy"] == {"challenger": 1.0, "champion": 0.75}
+    assert stack.client.put(alias, json={"version": better}).json()["comparison"]["job_id"] == job["id"]
+    job = stack.wait_for_end(post("/v1/models/judged/compare", params={"alias": "champion"}).json()["id"])
+    assert job["state"] == "succeeded" and job["result"]["comparison"]["pictures"] == 60, job
+    job = stack.wait_for_end(post(f"/v1/models/{worse}/compare", params={"alias": "judged"}).json()["id"])
+    refused = stack.client.put(alias, json={"version": worse}).json()
+    assert refused["code"] == "not_promoted" and refused["comparison"]["p_value"] == pytest.approx(2**-15), refused
+    assert post(f"{alias}/rollback").json()["version"] == worse
 
 
 def test_cancelling_what_has_ended_is_a_conflict(stack: LiveStack, job: dict[str, Any]) -> None:

@@ -53,6 +53,34 @@ def test_a_finished_run_does_nothing_again_and_gives_the_same_package(again: Pat
     assert said[-1].result["digest"] == sha256_of(finished.run / "package" / "package.json")
 
 
+def test_a_champion_is_compared_with_after_packaging_on_what_neither_has_seen(again: Path, finished: Finished) -> None:
+    champion = finished.run / "package"
+    *said, done = run.run(again, finished.settings, fence=2, champion=champion)
+    assert [p.phase for p in said if p.kind == "phase"][-2:] == ["packaging", "comparing"] and done.phase == "comparing"
+    dataset = Dataset.open(finished.settings.datasets / TrainConfig.read(again).dataset)
+    assert done.result is not None
+    compared = done.result["comparison"]
+    assert compared["pictures"] == len(dataset.split("test")) and compared["wins"] == compared["losses"] == 0
+    assert compared["champion_digest"] == sha256_of(champion / "package.json")
+    accuracy = done.result["metrics"]["test"]["accuracy"]
+    assert compared["accuracy"] == pytest.approx({"challenger": accuracy, "champion": accuracy})
+
+
+def test_a_package_says_what_it_was_made_with(finished: Finished) -> None:
+    dataset = Dataset.open(finished.settings.datasets / TrainConfig.read(finished.run).dataset)
+    made_with = {record.sha256 for split in ("train", "val") for record in dataset.split(split)}
+    assert Predictor.load(finished.run / "package").seen() == made_with
+
+
+def test_a_champion_that_does_not_load_ends_no_run(again: Path, finished: Finished, tmp_path: Path) -> None:
+    champion = Path(shutil.copytree(finished.run / "package", tmp_path / "champion"))
+    (champion / "model.onnx").write_bytes(b"")
+    *said, done = run.run(again, finished.settings, fence=2, champion=champion)
+    assert done.kind == "done" and done.result is not None and "comparison" not in done.result
+    (warning,) = [p for p in said if p.kind == "warning" and p.phase == "comparing"]
+    assert "No comparison with the champion" in (warning.message or "")
+
+
 def test_packaging_again_gives_the_same_network(again: Path, finished: Finished) -> None:
     shutil.rmtree(again / "package")
     phases(again, finished)

@@ -154,7 +154,8 @@ def test_an_alias_is_moved_and_predictions_follow(service: Service) -> None:
     first, second = publish(service.parts), publish(service.parts, promote="never", labels=("kitten", "puppy"))
     service.wait_until_served(first.version)
     put = service.client.put
-    assert put("/v1/models/aliases/champion", json={"version": second.version, "reason": "younger"}).json()["version"] == second.version
+    wanted = {"version": second.version, "reason": "younger", "force": True}
+    assert put("/v1/models/aliases/champion", json=wanted).json()["version"] == second.version
     service.wait_until_served(second.version)
     assert service.client.post("/v1/predict", files={"file": RED}).json()["label"] == "kitten"
     answer = service.client.post("/v1/predict", params={"model": str(first.version)}, files={"file": RED}).json()
@@ -202,7 +203,7 @@ def test_a_model_that_cannot_be_loaded_leaves_the_old_one_at_work(service: Servi
     assert ready.json()["failures"]["champion"]["version"] == second.version
     assert service.client.post("/v1/predict", files={"file": RED}).json()["model"]["version"] == first.version
     is_problem(service.client.post("/v1/predict", params={"model": str(second.version)}, files={"file": RED}), 503, "unavailable")
-    service.client.put("/v1/models/aliases/champion", json={"version": first.version})
+    assert service.client.post("/v1/models/aliases/champion/rollback").json()["version"] == first.version
     wait_for(lambda: service.parts.predictors.failures() == {}, what="the failure to be forgotten")
 
 
@@ -224,7 +225,7 @@ def test_no_answer_mixes_two_models_while_they_are_swapped(service: Service) -> 
     asking = threading.Thread(target=ask)
     asking.start()
     for version in [*versions] * 4:
-        service.parts.registry.set_alias("champion", version, "swap")
+        service.parts.registry.set_alias("champion", version, "swap", force=True)
         service.wait_until_served(version)
         seen.clear()
         wait_for(lambda: bool(seen), what="an answer")

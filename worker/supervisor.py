@@ -23,13 +23,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from catdog import process
-from catdog.config import TrainConfig
+from catdog.comparison import Comparison
+from catdog.config import CONFIGS, TrainConfig
 from catdog.errors import FAILURES, BadConfig, Unavailable
 from catdog.files import sync_folder
 from catdog.jobs import Claim, JobState, JobStore
 from catdog.process import Identity
 from catdog.progress import MAX_LINE_BYTES, Progress
-from catdog.registry import Registry
+from catdog.registry import Model, Registry
 from catdog.settings import Settings
 
 log = logging.getLogger("catdog.worker")
@@ -112,7 +113,7 @@ class Supervisor:
         log.info("event=claimed job_id=%s fence=%d attempt=%d", claim.job_id, claim.fence, claim.attempt)
         folder = self._settings.runs / claim.job_id
         try:
-            TrainConfig.parse(claim.config).write(folder)
+            CONFIGS[claim.kind].parse(claim.config).write(folder)
             run = self._start(claim, folder)
         except (OSError, BadConfig) as error:
             self._not_started(claim, error)
@@ -152,7 +153,18 @@ class Supervisor:
         command = [sys.executable, "-m", "catdog", "run", str(folder), "--kind", claim.kind, "--fence", str(claim.fence)]
         if claim.resumed_from is not None:
             command += ["--resume-from", str(self._settings.runs / claim.resumed_from)]
+        for role, model in self._rivals(claim).items():
+            command += [f"--{role}", str(self._settings.models / model.digest)]
         return command
+
+    def _rivals(self, claim: Claim) -> dict[str, Model]:
+        """The published models that a run compares; a training that shall be promoted brings the challenger itself."""
+        if claim.kind == "compare":
+            return {role: self._registry.get(claim.config[role]) for role in ("challenger", "champion")}
+        publish = TrainConfig.parse(claim.config).publish
+        wanted = claim.kind == "train" and publish.promote == "auto"
+        champion = self._registry.champion(publish.alias) if wanted else None
+        return {} if champion is None else {"champion": champion}
 
     def _follow(self, claim: Claim, run: Run) -> None:
         """Until the run has closed its pipe: write down what it says, renew the lease, pass on what it must know."""
@@ -211,11 +223,13 @@ class Supervisor:
         result = done.result or {}
         if claim.kind == "train":
             self._publish(claim, result, folder)
+        elif claim.kind == "compare":
+            self._registry.compared(claim, Comparison.from_dict(result["comparison"]))
         else:
             self._jobs.finish(claim, state=JobState.SUCCEEDED, result=result)
 
     def _publish(self, claim: Claim, result: dict[str, Any], folder: Path) -> None:
-        """Move the package among the models, then one transaction: job succeeded, model row, alias."""
+        """Move the package among the models, then one transaction: job succeeded, model row, and the alias if the gate lets it."""
         if self._jobs.report(claim, events=[Progress("phase", phase="publishing")]) is None:
             return  # the package in the run folder is the successor's business
         package = self._settings.models / result["digest"]

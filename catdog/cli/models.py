@@ -1,4 +1,4 @@
-"""app: the commands of `catdog models`: which networks there are, their weights, and how good a package is."""
+"""app: the commands of `catdog models`: which networks there are, their weights; how good a package is; what was published."""
 
 import json
 from collections.abc import Sequence
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Column, Table
 
+from catdog.cli import published
 from catdog.cli.options import Labels, labelling_of
 from catdog.cli.terminal import out
 from catdog.labels import shown
@@ -16,7 +17,12 @@ from catdog.settings import Settings
 if TYPE_CHECKING:
     from catdog.judgement import Judgement
 
-app = typer.Typer(no_args_is_help=True, help="Networks: which there are, their pretrained weights, and how good a model package is.")
+app = typer.Typer(
+    no_args_is_help=True,
+    help="Networks and their pretrained weights; how good a model package is; published models, and which of them answers.",
+)
+for command in (published.versions, published.history, published.promote, published.rollback):
+    app.command()(command)
 LISTED = 10
 """Names of pictures of one kind."""
 

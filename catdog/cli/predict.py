@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from catdog.cli.published import registry_of
 from catdog.cli.terminal import out
 from catdog.errors import BadInput, CatdogError, NoModel
 from catdog.settings import Settings
@@ -46,16 +47,7 @@ def predict(
 
 
 def _published(alias: str, settings: Settings) -> Path:
-    from catdog.database import create_engine, migrate
-    from catdog.registry import Registry
-
-    nothing = NoModel(f"Expected a published model with the alias {alias!r}. Received: none in {settings.root}.")
-    if not settings.root.is_dir():
-        raise nothing
-    engine = create_engine(settings.database)
-    migrate(engine)
-    registry = Registry(engine)
-    version = registry.aliases().get(alias)
-    if version is None:
-        raise nothing
-    return settings.models / registry.get(version).digest
+    model = registry_of(settings).champion(alias)
+    if model is None:
+        raise NoModel(f"Expected a published model with the alias {alias!r}. Received: none in {settings.root}.")
+    return settings.models / model.digest

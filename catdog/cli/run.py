@@ -14,6 +14,7 @@ import typer
 from catdog import process
 from catdog.cli.exits import EXIT_CODES, STOPPED
 from catdog.cli.options import ResumeFrom
+from catdog.errors import BadInput
 from catdog.settings import Settings, wait_passively
 
 if TYPE_CHECKING:
@@ -25,10 +26,13 @@ PROGRESS_LINES_PER_SECOND = 5
 def run(
     folder: Annotated[Path, typer.Argument(help="A run folder with a config.json.")],
     kind: Annotated[
-        Literal["train", "examine"], typer.Option(help="train, or examine: what a training would see, without training."),
+        Literal["train", "examine", "compare"],
+        typer.Option(help="train; examine: what a training would see, without training; compare: a challenger with the champion."),
     ] = "train",
     fence: Annotated[int, typer.Option(min=0, help="The number of this attempt; its checkpoints go into a folder of that name.")] = 0,
     resume_from: ResumeFrom = None,
+    champion: Annotated[Path | None, typer.Option(help="The package that a new model must be no worse than.")] = None,
+    challenger: Annotated[Path | None, typer.Option(help="With --kind compare: the package that would replace the champion.")] = None,
 ) -> None:
     """Work through a run folder, printing one line of JSON a step: what the worker starts for every job.
 
@@ -36,13 +40,19 @@ def run(
     """
 
     def steps() -> "Generator[Progress]":
+        settings = Settings.load(secrets=False)
+        if kind == "compare":
+            from catdog import contest
+
+            if challenger is None or champion is None:
+                raise BadInput("Expected --challenger and --champion with --kind compare. Received: one or none of them.")
+            return contest.compare(folder, settings, challenger=challenger, champion=champion)
         from catdog import examination
         from catdog import run as phases
 
-        settings = Settings.load(secrets=False)
         if kind == "examine":
             return examination.examine(folder, settings)
-        return phases.run(folder, settings, fence=fence, resume_from=resume_from)
+        return phases.run(folder, settings, fence=fence, resume_from=resume_from, champion=champion)
 
     _speak(steps)
 

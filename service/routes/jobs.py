@@ -16,7 +16,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import FileResponse, JSONResponse, PlainTextResponse
 
 from catdog import balance, catalogue, weights
-from catdog.config import TrainConfig
+from catdog.config import RunConfig, TrainConfig
 from catdog.errors import BadConfig, DatasetChanged, NotFound, WeightsUnavailable
 from catdog.jobs import Event, Job, JobState
 from service.etags import IfNoneMatch, answer
@@ -52,7 +52,8 @@ def create(
     idempotency_key: IdempotencyKey = None,
 ) -> JSONResponse:
     """Start a training, or with `dry_run` its examination. Answered when the job is on disk: from then on nothing loses it."""
-    return accept(config, parts, kind="examine" if dry_run else "train", key=idempotency_key)
+    kind = "examine" if dry_run else "train"
+    return accept(config, parts, kind=kind, key=idempotency_key, check=lambda: check_training(config, parts))
 
 
 @router.get("")
@@ -137,17 +138,16 @@ def artifact(
 
 
 def accept(
-    config: TrainConfig, parts: Parts, *, kind: str, key: str | None, resumed_from: str | None = None,
-    check: Callable[[], None] = lambda: None, shown: dict[str, Any] | None = None,
+    config: RunConfig, parts: Parts, *, kind: str, key: str | None, check: Callable[[], None], resumed_from: str | None = None,
+    shown: dict[str, Any] | None = None,
 ) -> JSONResponse:
     """Make the job, unless the same request with this key has made it before, and answer with it and what else is `shown`.
 
-    `check` refuses what a new job of this kind must not be, beside what no job may be.
+    `check` refuses what can be known to fail before a worker sees it.
     """
     wanted = config.model_dump(mode="json")
     if parts.jobs.replayed(wanted, kind=kind, resumed_from=resumed_from, idempotency_key=key) is None:
         check()  # what is replayed was checked when it was new
-        _check(config, parts)
     job, is_new = parts.jobs.create(wanted, kind=kind, resumed_from=resumed_from, idempotency_key=key)
     if is_new:
         parts.reconciler.wake(job.id)
@@ -155,8 +155,12 @@ def accept(
     return JSONResponse(_json(job) | (shown or {}), 202 if is_new else 200, headers)
 
 
-def _check(config: TrainConfig, parts: Parts) -> None:
-    """Refuse what can be known to fail before a worker sees it."""
+def check_training(config: TrainConfig, parts: Parts) -> None:
+    """Refuse what can be known to fail before a worker sees it.
+
+    Raises:
+        BadConfig, WeightsUnavailable: no such data set here, too few pictures in it, or no weights.
+    """
     try:
         entry = parts.shelf.entry(config.dataset)
         if entry.state is EntryState.READY:
@@ -197,7 +201,9 @@ def _tail(path: Path, size: int) -> str:
 
 def _json(job: Job) -> dict[str, Any]:
     here = f"/v1/jobs/{job.id}"
-    links: dict[str, Any] = {"self": here} | {name: f"{here}/{name}" for name in ("events", "logs", "doctor", "cancel", "clone")}
+    links: dict[str, Any] = {"self": here} | {name: f"{here}/{name}" for name in ("events", "logs", "cancel")}
+    if job.kind in ("train", "examine"):
+        links |= {"doctor": f"{here}/doctor", "clone": f"{here}/clone"}
     if job.kind == "train":
         links |= {"metrics": f"{here}/metrics", "curves": f"{here}/curves.svg", "resume": f"{here}/resume"}
     if job.resumed_from is not None:

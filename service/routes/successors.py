@@ -10,7 +10,7 @@ from catdog.config import AND, TrainConfig
 from catdog.errors import Conflict
 from catdog.jobs import Job, JobState
 from service.parts import AllParts, Parts
-from service.routes.jobs import ExistingJob, IdempotencyKey, accept
+from service.routes.jobs import ExistingJob, IdempotencyKey, accept, check_training
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 
@@ -28,6 +28,7 @@ def resume(job: ExistingJob, parts: AllParts, changes: Changes = None, idempoten
     needs more epochs, or more of the patience or the minutes that ended it. What the checkpoint was made with (network, data,
     batch_size, ...) cannot change.
     """
+    _check_kind(job, "train")
     before = TrainConfig.parse(job.config)
     config = before.resumed(changes or {})
 
@@ -35,6 +36,7 @@ def resume(job: ExistingJob, parts: AllParts, changes: Changes = None, idempoten
         _check_resumable(job, parts)
         if job.state is JobState.SUCCEEDED:
             _check_something_is_left(job, before, config)
+        check_training(config, parts)
 
     return accept(config, parts, kind=job.kind, key=idempotency_key, resumed_from=job.id, check=check)
 
@@ -45,15 +47,24 @@ def clone(job: ExistingJob, parts: AllParts, changes: Changes = None, idempotenc
 
     The answer's `changed` says what is different: {field: [before, now]}.
     """
+    _check_kind(job, "train", "examine")
     config = TrainConfig.parse(job.config).changed(changes or {})
     now = config.model_dump(mode="json")
     changed = {field: [job.config.get(field), now[field]] for field in now if now[field] != job.config.get(field)}
-    return accept(config, parts, kind=job.kind, key=idempotency_key, shown={"changed": changed})
+    return accept(
+        config, parts, kind=job.kind, key=idempotency_key, check=lambda: check_training(config, parts), shown={"changed": changed},
+    )
+
+
+def _check_kind(job: Job, *kinds: str) -> None:
+    if job.kind not in kinds:
+        raise Conflict(
+            f"Expected a job to {' or '.join(kinds)}. Received: {job.id}, which is to {job.kind}.",
+            remedy="Clone it to start it again." if job.kind == "examine" else "Ask for a new one in the way it was asked for.",
+        )
 
 
 def _check_resumable(job: Job, parts: Parts) -> None:
-    if job.kind != "train":
-        raise Conflict(f"Expected a training. Received: {job.id}, which is to {job.kind}.", remedy="Clone it to start it again.")
     if not job.state.is_terminal:
         raise Conflict(
             f"Expected a job that has ended. Received: {job.id}, which is {job.state}.",
