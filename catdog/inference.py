@@ -43,6 +43,13 @@ class Prediction:
     probabilities: dict[str, float]
     """By label, in the order of the package; they add up to 1."""
 
+    def to_dict(self, top_k: int | None = None) -> dict[str, Any]:
+        """As every answer and every row of a bulk prediction shows it; of the probabilities only the `top_k` highest, if it is given."""
+        probabilities = self.probabilities
+        if top_k is not None:
+            probabilities = dict(sorted(probabilities.items(), key=lambda item: -item[1])[:top_k])
+        return {"label": self.label, "decision": "label", "confidence": self.confidence, "probabilities": probabilities}
+
 
 class Predictor:
     """A loaded model package. Threads may share one."""
@@ -55,16 +62,16 @@ class Predictor:
         self._session = session
 
     @classmethod
-    def load(cls, folder: Path, *, threads: int = 0, device: str = "auto") -> "Predictor":
+    def load(cls, folder: Path, *, threads: int = 0, device: str = "auto", digest: str | None = None) -> "Predictor":
         """Open a package, check every byte of it and that it repeats its golden logits here; it is warm afterwards.
 
         `threads` is for one call's arithmetic; 0 means one per core. `device` is auto, cpu or cuda, as in Settings; where a GPU
-        does not do, the CPU answers.
+        does not do, the CPU answers. `digest` is the sha256 of its package.json, where it was published with one.
 
         Raises:
             CorruptPackage: a file is missing or changed, or an answer differs.
         """
-        manifest = read_manifest(folder)
+        manifest = read_manifest(folder, digest=digest)
         session = devices.session(folder / "model.onnx", device=device, threads=threads)
         predictor = cls(folder, manifest, session)
         predictor._self_test()
@@ -77,7 +84,11 @@ class Predictor:
 
     def predict(self, pixels: NDArray[np.uint8]) -> list[Prediction]:
         """Answer pixels (N, S, S, 3) uint8, one Prediction each."""
-        return [self._prediction(row) for row in softmax(self.logits(pixels))]
+        return [self._prediction(row) for row in self.probabilities(self.logits(pixels))]
+
+    def probabilities(self, logits: NDArray[np.float32]) -> NDArray[np.float64]:
+        """logits (N, C) -> probabilities (N, C), as predictions have them."""
+        return softmax(logits)
 
     def predict_file(self, path: Path) -> Prediction:
         """Decode, preprocess and answer one picture file, in this process.
@@ -94,9 +105,13 @@ class Predictor:
             probabilities={label: float(value) for label, value in zip(self.labels, probabilities, strict=True)},
         )
 
+    def golden(self) -> tuple[list[Path], NDArray[np.float32]]:
+        """The golden pictures (N files), and the logits (N, C) float32 that the trained network answered to them."""
+        logits = np.load(self.folder / "golden" / "logits.npy", allow_pickle=False)
+        return sorted((self.folder / "golden").glob("*.image")), logits
+
     def _self_test(self) -> None:
-        pictures = sorted((self.folder / "golden").glob("*.image"))
-        expected = np.load(self.folder / "golden" / "logits.npy", allow_pickle=False)
+        pictures, expected = self.golden()
         pixels = np.stack([self.preprocess.pixels(decode(picture.read_bytes())) for picture in pictures])
         received = self.logits(pixels)
         if received.shape != expected.shape or received.shape[1] != len(self.labels):
@@ -113,13 +128,15 @@ def softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
     return np.asarray(shifted / shifted.sum(axis=1, keepdims=True))
 
 
-def read_manifest(folder: Path) -> dict[str, Any]:
+def read_manifest(folder: Path, *, digest: str | None = None) -> dict[str, Any]:
     """Read package.json and check every file it names.
 
     Raises:
-        CorruptPackage: it is missing, of another format, or a file differs from its sha256.
+        CorruptPackage: it is missing, of another format or not the one of `digest`, or a file differs from its sha256.
     """
     try:
+        if digest not in (None, sha256_of(folder / "package.json")):
+            raise CorruptPackage("Expected the package.json that the model was published with. Received: another one.")
         manifest: dict[str, Any] = json.loads((folder / "package.json").read_text())
         if manifest["format"] != FORMAT:
             raise CorruptPackage(f"Expected a package of format {FORMAT}. Received: {manifest['format']}.")

@@ -29,9 +29,11 @@ class AliasTarget(BaseModel):
 
 
 @router.get("")
-def list_(models: Models) -> dict[str, Any]:
-    """Every version, newest first, and the aliases."""
-    return {"items": [_json(model) for model in models.list()], "aliases": models.aliases()}
+def list_(parts: AllParts) -> dict[str, Any]:
+    """Every version, newest first, and the aliases. `quarantine` says why one could not be loaded here."""
+    quarantined = parts.predictors.quarantined()
+    items = [_json(model) | {"quarantine": quarantined.get(model.version)} for model in parts.registry.list()]
+    return {"items": items, "aliases": parts.registry.aliases()}
 
 
 @router.get("/aliases")
