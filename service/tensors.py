@@ -115,7 +115,7 @@ def _parsed(text: bytes) -> Inference:
     try:
         inference = Inference.model_validate_json(text)
     except ValidationError as error:
-        raise RequestValidationError([_short(dict(part)) for part in error.errors(include_url=False, include_context=False)]) from error
+        raise RequestValidationError([_short(dict(part)) for part in error.errors(include_url=False)]) from error
     if len(inference.inputs) != 1:
         received = ", ".join(tensor.name for tensor in inference.inputs)
         raise BadInput(f"Expected one input, {IMAGE} or {PIXELS}. Received: {received}.")

@@ -116,7 +116,7 @@ def pins(name: str) -> set[str]:
 def test_each_lock_is_a_part_of_the_larger_one_and_torch_has_its_own() -> None:
     service, worker, full, torch = pins("service-cpu"), pins("worker"), pins("full"), pins("torch")
     assert service < worker < full
-    heavy = re.compile(r"(torch|torchvision|triton|nvidia|cuda)[^=]*==")
+    heavy = re.compile(r"(torch|torchvision|triton|nvidia-[^=]*|cuda-[^=]*)==")
     assert not [pin for pin in full if heavy.match(pin)] and all(map(heavy.match, torch))
     assert {pin.partition("==")[0] for pin in torch} >= {"torch", "torchvision"}
 

@@ -26,7 +26,6 @@ def discover() -> dict[str, Any]:
             "models": "/v1/models",
             "aliases": "/v1/models/aliases",
             "predict": "/v1/predict",
-            "predict_batch": "/v1/predict/batch",
             "open_inference_protocol": "/v2",
             "problems": "/problems",
         },
