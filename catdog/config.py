@@ -1,4 +1,4 @@
-"""TrainConfig: what a run is. The same frozen value in the HTTP body, the job record, the run folder and the model package."""
+"""TrainConfig, RunConfig: what a run is. The same frozen value in the HTTP body, the job record, the run folder and the model package."""
 
 import re
 from pathlib import Path
@@ -32,10 +32,50 @@ class Publish(BaseModel):
     promote: Literal["auto", "never"] = Field("auto", description="auto: the alias moves to the new model. never: it stays where it is.")
 
 
-class TrainConfig(BaseModel):
-    """What a run is. Defaults that depend on the network are filled in when it is read, so the record shows every value."""
+class RunConfig(BaseModel):
+    """What a run is told, whatever its kind: one frozen value in the HTTP body, the job record and the run folder."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @classmethod
+    def parse(cls, fields: Any) -> Self:
+        """Read a config from outside.
+
+        Raises:
+            BadConfig: the first field that is unknown, missing or out of range, or an unknown network.
+        """
+        try:
+            return cls.model_validate(fields)
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            field = ".".join(str(part) for part in first["loc"]) or "config"
+            raise BadConfig(f"{field}: {first['msg']}. Received: {str(first['input'])[:200]!r}.", field=field) from error
+
+    @classmethod
+    def read(cls, run_folder: Path) -> Self:
+        """Read `config.json` of a run folder.
+
+        Raises:
+            BadConfig: there is none, or it is not a config.
+        """
+        path = run_folder / "config.json"
+        try:
+            text = path.read_text()
+        except OSError as error:
+            raise BadConfig(f"Expected a run folder with a config.json. Received: {run_folder}.", field="config") from error
+        try:
+            return cls.model_validate_json(text)
+        except ValidationError as error:
+            raise BadConfig(f"config.json: {error.errors(include_url=False)[0]['msg']}.", field="config") from error
+
+    def write(self, run_folder: Path) -> None:
+        """Write `config.json` into a run folder, which is made if it is missing."""
+        run_folder.mkdir(parents=True, exist_ok=True)
+        (run_folder / "config.json").write_text(self.model_dump_json(indent=2) + "\n")
+
+
+class TrainConfig(RunConfig):
+    """What a run is. Defaults that depend on the network are filled in when it is read, so the record shows every value."""
 
     dataset: str = Field(pattern=DATASET_ID, description="The id of the data set to train on.")
     model: str = Field("efficientnet_lite0", description="The network, a name of the catalogue (`catdog models list`).")
@@ -236,39 +276,3 @@ class TrainConfig(BaseModel):
         ]
         merged = {name: value for name, value in fields.items() if name not in derived} | changes
         return TrainConfig.parse({name: value for name, value in merged.items() if value is not None})
-
-    @classmethod
-    def parse(cls, fields: Any) -> "TrainConfig":
-        """Read a config from outside.
-
-        Raises:
-            BadConfig: the first field that is unknown, missing or out of range, or an unknown network.
-        """
-        try:
-            return cls.model_validate(fields)
-        except ValidationError as error:
-            first = error.errors(include_url=False)[0]
-            field = ".".join(str(part) for part in first["loc"]) or "config"
-            raise BadConfig(f"{field}: {first['msg']}. Received: {str(first['input'])[:200]!r}.", field=field) from error
-
-    @classmethod
-    def read(cls, run_folder: Path) -> "TrainConfig":
-        """Read `config.json` of a run folder.
-
-        Raises:
-            BadConfig: there is none, or it is not a config.
-        """
-        path = run_folder / "config.json"
-        try:
-            text = path.read_text()
-        except OSError as error:
-            raise BadConfig(f"Expected a run folder with a config.json. Received: {run_folder}.", field="config") from error
-        try:
-            return cls.model_validate_json(text)
-        except ValidationError as error:
-            raise BadConfig(f"config.json: {error.errors(include_url=False)[0]['msg']}.", field="config") from error
-
-    def write(self, run_folder: Path) -> None:
-        """Write `config.json` into a run folder, which is made if it is missing."""
-        run_folder.mkdir(parents=True, exist_ok=True)
-        (run_folder / "config.json").write_text(self.model_dump_json(indent=2) + "\n")

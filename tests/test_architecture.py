@@ -16,16 +16,16 @@ ROOT = Path(__file__).parent.parent
 SOURCES = sorted(path for room in ("catdog", "service", "worker") for path in (ROOT / room).rglob("*.py"))
 
 SERVICE_MAY = {
-    "jobs", "registry", "database", "leadership", "broker", "inference", "calibration", "images", "datasets", "labels", "sources",
+    "jobs", "kinds", "registry", "database", "leadership", "broker", "inference", "calibration", "images", "datasets", "labels", "sources",
     "plans", "balance", "staging", "catalogue", "machine", "weights", "progress", "config", "settings", "plots", "device", "errors",
     "process", "files",
     "epochs", "inheritance",  # what a run has measured so far, and whether it left something to go on from
     "doctor.findings", "doctor.curve",  # what the doctor has written down, and what the curves say: read, never examined
 }
-WORKER_MAY = {"jobs", "registry", "database", "broker", "progress", "config", "settings", "device", "errors", "process", "files"}
+WORKER_MAY = {"jobs", "kinds", "registry", "database", "broker", "progress", "config", "settings", "device", "errors", "process", "files"}
 TORCH_FREE = (
     "catdog", "catdog.inference", "catdog.images", "catdog.datasets", "catdog.sources", "catdog.corpora", "catdog.catalogue",
-    "catdog.weights", "catdog.jobs",
+    "catdog.weights", "catdog.jobs", "catdog.kinds", "catdog.predictions",
     "catdog.registry", "catdog.broker", "catdog.device", "catdog.plots", "catdog.tracking", "catdog.doctor.findings", "catdog.doctor.curve",
     "catdog.cli", "catdog.stack", "service.app", "worker.app",
 )

@@ -4,6 +4,7 @@ from fastapi import APIRouter
 
 from service.routes import (
     batch,
+    bulk,
     datasets,
     discovery,
     doctor,
@@ -21,5 +22,5 @@ from service.routes import (
 
 ROUTERS: list[APIRouter] = [
     discovery.router, health.router, system.router, datasets.router, jobs.router, successors.router, epochs.router, doctor.router,
-    models.router, verify.router, predict.router, batch.router, v2.router, problems.router,
+    models.router, verify.router, predict.router, batch.router, bulk.router, v2.router, problems.router,
 ]
