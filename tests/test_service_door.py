@@ -61,7 +61,8 @@ def test_further_hosts_can_be_allowed(settings: Settings, serve: Callable[[Setti
 def test_a_token_is_needed_where_one_is_set(settings: Settings, serve: Callable[[Settings], Service], tmp_path: Path) -> None:
     (tmp_path / "token").write_text("long enough token\nanother line\n")
     client = serve(settings.model_copy(update={"token_file": tmp_path / "token"})).client
-    assert client.get("/health/live").status_code == 200
+    assert client.get("/health/live").status_code == client.get("/v2/health/live").status_code == 200
+    assert "error" in client.get("/v2/health/ready").json(), "what clients of the Open Inference Protocol read"
     for wrong in (None, "Bearer wrong", "Basic long enough token", "Bearer another line", "Bearer"):
         response = client.get("/v1/jobs", headers={"Authorization": wrong} if wrong else {})
         is_problem(response, 401, "unauthorized")
