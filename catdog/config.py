@@ -1,4 +1,4 @@
-"""TrainConfig, CompareConfig, CONFIGS: what a run is. The same frozen value in HTTP body, job record, run folder and model package."""
+"""TrainConfig, RunConfig: what a run is. The same frozen value in the HTTP body, the job record, the run folder and the model package."""
 
 import re
 from pathlib import Path
@@ -35,7 +35,7 @@ class Publish(BaseModel):
 
 
 class RunConfig(BaseModel):
-    """What a run folder is begun with."""
+    """What a run is told, whatever its kind: one frozen value in the HTTP body, the job record and the run folder."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -291,15 +291,3 @@ class TrainConfig(RunConfig):
         ]
         merged = {name: value for name, value in fields.items() if name not in derived} | changes
         return TrainConfig.parse({name: value for name, value in merged.items() if value is not None})
-
-
-class CompareConfig(RunConfig):
-    """What a comparison is: two model versions and the data set whose test split they answer."""
-
-    dataset: str = Field(pattern=DATASET_ID, description="The id of the data set that the challenger was tested on.")
-    challenger: int = Field(ge=1, description="The version that would take the alias over.")
-    champion: int = Field(ge=1, description="The version that the alias points to.")
-
-
-CONFIGS: dict[str, type[RunConfig]] = {"train": TrainConfig, "examine": TrainConfig, "compare": CompareConfig}
-"""By the kind of a job."""

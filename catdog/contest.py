@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 
 from catdog import balance, device
 from catdog.comparison import Comparison
-from catdog.config import CompareConfig
 from catdog.datasets import Dataset, Record
-from catdog.errors import DatasetChanged, NotFound
+from catdog.errors import BadInput, DatasetChanged, NotFound
 from catdog.images import decode
 from catdog.inference import Predictor
+from catdog.kinds import CompareConfig
 from catdog.progress import Progress
 from catdog.settings import Settings
 
@@ -27,13 +27,16 @@ BATCH = 32
 """Pictures that are answered at once."""
 
 
-def compare(folder: Path, settings: Settings, *, challenger: Path, champion: Path) -> Generator[Progress]:
+def compare(folder: Path, settings: Settings, *, challenger: Path | None, champion: Path | None) -> Generator[Progress]:
     """Work through the run folder of a comparison of two packages; the last Progress is `done` with what came of it.
 
     Raises:
+        BadInput: one of the two is not named.
         CorruptPackage: one of the two does not answer on this machine as it was made to.
         DatasetChanged: the data set that the challenger was tested on is not there, or not as it was.
     """
+    if challenger is None or champion is None:
+        raise BadInput("Expected --challenger and --champion with --kind compare. Received: one or none of them.")
     yield Progress("phase", phase="preparing")
     config = CompareConfig.read(folder)
     rivals = Predictor.load(challenger, device=settings.device), Predictor.load(champion, device=settings.device)

@@ -47,7 +47,7 @@ FAILURES: dict[str, str] = {
     "disk_full": "Free disk space where the runs are kept and start the job again.",
     "device_error": "Look at the GPU's driver and log; set device to cpu to go on without it.",
     "time_limit": "Raise CATDOG_TIME_LIMIT_SECONDS, or train for fewer epochs.",
-    "corrupt_package": "Compare with another version, or train again.",
+    "corrupt_package": "Ask another version, or train anew; GET /v1/models says which there are.",
     "worker_lost": "Read the job's log; the run died three times without getting further.",
     "internal": "Read the job's log and report it: this is a bug of catdog.",
 }

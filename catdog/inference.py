@@ -73,6 +73,16 @@ class Prediction:
             return f"{self.label} {self.confidence:.3f}"
         return f"none: {REASONS[self.reason]} (at best {self.best} {self.confidence:.3f})"
 
+    def to_dict(self, top_k: int | None = None) -> dict[str, Any]:
+        """As every answer and every row of a bulk prediction shows it; of the probabilities only the `top_k` highest, if it is given."""
+        probabilities = self.probabilities
+        if top_k is not None:
+            probabilities = dict(sorted(probabilities.items(), key=lambda item: -item[1])[:top_k])
+        return {
+            "label": self.label, "decision": self.decision, "reason": self.reason, "confidence": self.confidence,
+            "probabilities": probabilities, "distance": self.distance,
+        }
+
 
 class Predictor:
     """A loaded model package. Threads may share one."""
@@ -90,16 +100,16 @@ class Predictor:
         self._session = session
 
     @classmethod
-    def load(cls, folder: Path, *, threads: int = 0, device: str = "auto") -> "Predictor":
+    def load(cls, folder: Path, *, threads: int = 0, device: str = "auto", digest: str | None = None) -> "Predictor":
         """Open a package, check every byte of it and that it repeats its golden logits here; it is warm afterwards.
 
         `threads` is for one call's arithmetic; 0 means one per core. `device` is auto, cpu or cuda, as in Settings; where a GPU
-        does not do, the CPU answers.
+        does not do, the CPU answers. `digest` is the sha256 of its package.json, where it was published with one.
 
         Raises:
             CorruptPackage: a file is missing or changed, or an answer differs.
         """
-        manifest = read_manifest(folder)
+        manifest = read_manifest(folder, digest=digest)
         session = devices.session(folder / "model.onnx", device=device, threads=threads)
         try:
             predictor = cls(folder, manifest, session)
@@ -107,6 +117,11 @@ class Predictor:
             raise CorruptPackage(f"Expected a whole model package. Received: one in which this is wrong: {error!r}.") from error
         predictor._self_test()
         return predictor
+
+    @property
+    def tolerance(self) -> float:
+        """How far `off` a golden logit may be."""
+        return TOLERANCE[self.manifest["quantisation"]["served"]]
 
     def logits(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """pixels (N, S, S, 3) uint8 -> logits (N, C) float32."""
@@ -136,7 +151,7 @@ class Predictor:
                 f"explain for {self.manifest['config']['model']}, which has others.",
             )
         logits, features, *maps = self._answers(pixels, "logits", "features", *(["activation"] if explain else []))
-        probabilities = softmax(logits, self.calibration.temperature)
+        probabilities = self.probabilities(logits)
         confidence, distance = probabilities.max(axis=1), self._bank.distances(features)
         reasons = self.calibration.reasons(confidence, distance)
         predictions = []
@@ -150,6 +165,10 @@ class Predictor:
             ))
         return predictions
 
+    def probabilities(self, logits: NDArray[np.float32]) -> NDArray[np.float64]:
+        """logits (N, C) -> probabilities (N, C), calibrated, as predictions have them."""
+        return softmax(logits, self.calibration.temperature)
+
     def predict_file(self, path: Path) -> Prediction:
         """Decode, preprocess and answer one picture file, in this process.
 
@@ -162,18 +181,21 @@ class Predictor:
         """What the graph answers to pixels (N, S, S, 3) uint8. Outputs that nobody asks for are not computed."""
         return [np.asarray(values, dtype=np.float32) for values in self._session.run(outputs, {"pixels": pixels})]
 
+    def golden(self) -> tuple[list[Path], NDArray[np.float32]]:
+        """The golden pictures (N files), and the logits (N, C) float32 that the trained network answered to them."""
+        logits = np.load(self.folder / "golden" / "logits.npy", allow_pickle=False)
+        return sorted((self.folder / "golden").glob("*.image")), logits
+
     def _self_test(self) -> None:
-        pictures = sorted((self.folder / "golden").glob("*.image"))
-        expected = np.load(self.folder / "golden" / "logits.npy", allow_pickle=False)
+        pictures, expected = self.golden()
         pixels = np.stack([self.preprocess.pixels(decode(picture.read_bytes())) for picture in pictures])
         received = self.logits(pixels)
         if received.shape != expected.shape or received.shape[1] != len(self.labels):
             shape = (*expected.shape[:1], len(self.labels))
             raise CorruptPackage(f"Expected golden logits of shape {shape}. Received: {received.shape}.")
-        tolerance = TOLERANCE[self.manifest["quantisation"]["served"]]
         worst = off(received, expected)
-        if not worst <= tolerance:
-            raise CorruptPackage(f"Expected the golden logits to {tolerance}. Received: one that is {worst:.2g} off.")
+        if not worst <= self.tolerance:
+            raise CorruptPackage(f"Expected the golden logits to {self.tolerance}. Received: one that is {worst:.2g} off.")
 
 
 def off(received: NDArray[np.float32], expected: NDArray[np.float32]) -> float:
@@ -181,13 +203,15 @@ def off(received: NDArray[np.float32], expected: NDArray[np.float32]) -> float:
     return float(np.abs(received - expected).max()) / max(1.0, float(np.abs(expected).max()))
 
 
-def read_manifest(folder: Path) -> dict[str, Any]:
+def read_manifest(folder: Path, *, digest: str | None = None) -> dict[str, Any]:
     """Read package.json and check every file it names.
 
     Raises:
-        CorruptPackage: it is missing, of another format, or a file differs from its sha256.
+        CorruptPackage: it is missing, of another format or not the one of `digest`, or a file differs from its sha256.
     """
     try:
+        if digest not in (None, sha256_of(folder / "package.json")):
+            raise CorruptPackage("Expected the package.json that the model was published with. Received: another one.")
         manifest: dict[str, Any] = json.loads((folder / "package.json").read_text())
         if manifest["format"] != FORMAT:
             raise CorruptPackage(f"Expected a package of format {FORMAT}. Received: {manifest['format']}.")

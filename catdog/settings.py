@@ -59,6 +59,8 @@ class Settings(BaseSettings):
     decoders: int = Field(0, ge=0, description="Processes that decode uploaded pictures; 0 means one per core, 16 at most.")
     decode_seconds: float = Field(5.0, gt=0, description="A picture that takes longer to decode is refused.")
     max_image_bytes: int = Field(20 * 2**20, gt=0, description="The largest picture accepted, in bytes.")
+    max_batch_files: int = Field(64, gt=0, description="The most pictures accepted in one request.")
+    max_batch_bytes: int = Field(64 * 2**20, gt=0, description="The most bytes that the pictures of one request have together.")
     max_json_bytes: int = Field(64 * 2**10, gt=0, description="The largest JSON body accepted, in bytes.")
     max_archive_bytes: int = Field(2 * 2**30, gt=0, description="The largest data set archive accepted, in bytes.")
     max_unpacked_bytes: int = Field(10 * 2**30, gt=0, description="The most bytes an archive may unpack to.")

@@ -1,4 +1,4 @@
-"""Door, token_digest: what every request passes before anything reads it. Pure ASGI.
+"""Door, token_digest, address: what every request passes before anything reads it. Pure ASGI.
 
     Host known? -> token right? -> body within its limit? -> the application -> request id and security headers on the way out
 
@@ -26,10 +26,12 @@ from service import problems
 
 log = logging.getLogger("catdog.service")
 
-OPEN_PATHS = ("/health/live",)
+OPEN_PATHS = ("/health/live", "/v2/health/live")
 """What answers without a token: whether the process is alive, and nothing else."""
 MULTIPART_BYTES = 64 * 2**10
 """What a form may add around its picture."""
+MAX_TENSOR_JSON_BYTES = 8 * 2**20
+"""Of an inference request (Open Inference Protocol) without binary tensors: JSON becomes ten times its size when it is read."""
 LINGER_SECONDS = 5
 """So long is what a refused client still sends taken and thrown away. A socket that is closed with bytes unread is reset, and the reset
 takes the answer from a client that first sends and then reads: most do (nginx has lingering_close for the same)."""
@@ -103,6 +105,11 @@ class Door:
     def _limit(self, scope: Scope) -> int:
         if scope["path"] == "/v1/predict":
             return self._settings.max_image_bytes + MULTIPART_BYTES
+        if scope["path"] == "/v1/predict/batch":
+            return self._settings.max_batch_bytes + MULTIPART_BYTES
+        if scope["path"].startswith("/v2/models/"):
+            is_binary = "inference-header-content-length" in Headers(scope=scope)
+            return self._settings.max_batch_bytes + MAX_TENSOR_JSON_BYTES if is_binary else MAX_TENSOR_JSON_BYTES
         if scope["path"] == "/v1/datasets" and media_type(Headers(scope=scope)) != "application/json":
             return self._settings.max_archive_bytes
         return self._settings.max_json_bytes
@@ -190,3 +197,9 @@ def token_digest(token: str | None) -> bytes | None:
 
 def _digest(token: str) -> bytes:
     return hashlib.sha256(token.encode()).digest()
+
+
+def address(host: str, port: int) -> str:
+    """Where a client on this machine reaches the service."""
+    name = {"0.0.0.0": "127.0.0.1", "::": "[::1]", "": "127.0.0.1"}.get(host, f"[{host}]" if ":" in host else host)
+    return f"http://{name}:{port}"

@@ -1,13 +1,13 @@
 """Predictors, Served: the models that answer now, swapped without a restart.
 
 Once a second a thread reads where the aliases point. A new version is loaded aside: its files are checked, its golden pictures
-answered, its session warm. Only then it takes over. A package that fails leaves the old one at work, and /health/ready says so.
+answered, its session warm. Only then it takes over. A package that fails leaves the old one at work and is quarantined: it is not tried
+again before its files are others, or somebody sets an alias by hand; /health/ready and /v1/models say why.
 """
 
+import contextlib
 import logging
 import threading
-import time
-from collections import OrderedDict
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -26,10 +26,10 @@ log = logging.getLogger("catdog.service.predictors")
 
 DEFAULT_ALIAS = "champion"
 READ_SECONDS = 1.0
-RETRY_SECONDS = 30.0
-"""A package that failed is tried again after so long: its files may have been put right."""
 KEPT_VERSIONS = 2
 """Versions that were asked for by number stay loaded, this many of them."""
+MAX_DIGITS = 10
+"""A number of so many digits is no version's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,13 +41,12 @@ class Served:
 
 
 @dataclass(frozen=True, slots=True)
-class Failure:
-    """A version that an alias points to and that cannot be loaded."""
+class Quarantine:
+    """Why a package is not tried again as long as it looks the same."""
 
-    version: int
     message: str
-    at: float
-    """By the monotonic clock."""
+    files: tuple[tuple[str, int, int], ...]
+    """Name, bytes and time of change (ns) of each of its files."""
 
 
 class Predictors:
@@ -58,8 +57,9 @@ class Predictors:
         self._models = models
         self._device = device
         self._aliases: Mapping[str, Served] = {}  # replaced as a whole, so a reader never sees half a swap
-        self._versions: OrderedDict[int, Served] = OrderedDict()
-        self._failures: Mapping[str, Failure] = {}
+        self._versions: Mapping[int, Served] = {}  # likewise; the one asked for last is at the end
+        self._wanted: Mapping[str, int] = {}  # where the aliases pointed when they were read last
+        self._quarantine: Mapping[int, Quarantine] = {}
         self._loading = threading.RLock()
         self._woken = threading.Event()
         self._closing = False
@@ -73,7 +73,8 @@ class Predictors:
         self._thread.start()
 
     def wake(self) -> None:
-        """Say that an alias may have moved."""
+        """Say that somebody has set an alias: what is in quarantine gets another try."""
+        self._quarantine = {}
         self._woken.set()
 
     def close(self) -> None:
@@ -90,10 +91,20 @@ class Predictors:
 
     def failures(self) -> dict[str, dict[str, Any]]:
         """By alias, the version that should answer and cannot, and why."""
-        return {alias: {"version": failure.version, "message": failure.message} for alias, failure in self._failures.items()}
+        quarantined = self.quarantined()
+        return {
+            alias: {"version": version, "message": quarantined[version]}
+            for alias, version in self._wanted.items() if version in quarantined
+        }
+
+    def quarantined(self) -> dict[int, str]:
+        """The versions that could not be loaded here, and why."""
+        return {version: quarantine.message for version, quarantine in self._quarantine.items()}
 
     def find(self, name: str | None) -> Served | None:
-        """The loaded model of an alias (None: the default one), without waiting for anything."""
+        """The model of an alias (None: the default one) or of a version's number, if it is loaded; waits for nothing."""
+        if name is not None and name.isdecimal() and len(name) < MAX_DIGITS:
+            return self._loaded().get(int(name))
         return self._aliases.get(DEFAULT_ALIAS if name is None else name)
 
     def get(self, name: str | None) -> Served:
@@ -130,43 +141,67 @@ class Predictors:
             self._woken.wait(READ_SECONDS)
 
     def _look(self) -> None:
-        aliases = self._registry.aliases()
-        for alias, version in aliases.items():
-            current, failure = self._aliases.get(alias), self._failures.get(alias)
-            if current is not None and current.model.version == version:
-                self._failures = {name: failed for name, failed in self._failures.items() if name != alias}
-            elif failure is None or failure.version != version or time.monotonic() - failure.at > RETRY_SECONDS:
+        self._wanted = self._registry.aliases()
+        for alias, version in self._wanted.items():
+            current = self._aliases.get(alias)
+            if current is None or current.model.version != version:
                 self._swap(alias, version)
 
     def _swap(self, alias: str, version: int) -> None:
         try:
             served = self._load(version)
-        except CatdogError as error:
-            log.error("event=model_not_loaded alias=%s version=%d error=%r", alias, version, error.message)
-            self._failures = {**self._failures, alias: Failure(version, error.message, time.monotonic())}
-            return
+        except CorruptPackage:
+            return  # the log has it, and the quarantine
         self._aliases = {**self._aliases, alias: served}
-        self._failures = {name: failure for name, failure in self._failures.items() if name != alias}
         log.info("event=model_served alias=%s version=%d", alias, version)
 
     def _load(self, version: int) -> Served:
         with self._loading:
-            loaded = {served.model.version: served for served in self._aliases.values()} | self._versions
-            if version in loaded:
-                if version in self._versions:
-                    self._versions.move_to_end(version)
-                return loaded[version]
-            model = self._registry.get(version)
-            try:
-                served = Served(model, Predictor.load(self._models / model.digest, device=self._device, threads=1))
-            except CatdogError:
-                raise
-            except Exception as error:  # onnxruntime raises its own kinds, without a common parent
-                raise CorruptPackage(f"Expected a network that onnxruntime opens. Received: {type(error).__name__}.") from error
-            self._versions[version] = served
-            while len(self._versions) > KEPT_VERSIONS:
-                self._versions.popitem(last=False)
+            served = self._loaded().get(version)
+            if served is None:
+                served = self._open(version)
+            kept = {number: other for number, other in self._versions.items() if number != version}
+            self._versions = dict([*kept.items(), (version, served)][-KEPT_VERSIONS:])
             return served
+
+    def _loaded(self) -> dict[int, Served]:
+        return {served.model.version: served for served in (*self._versions.values(), *self._aliases.values())}
+
+    def _open(self, version: int) -> Served:
+        """Load a version, unless it is in quarantine; what cannot be loaded goes there."""
+        model = self._registry.get(version)
+        folder = self._models / model.digest
+        files = _files(folder)
+        quarantine = self._quarantine.get(version)
+        if quarantine is not None and quarantine.files == files:
+            raise CorruptPackage(quarantine.message)
+        try:
+            served = Served(model, self._predictor(model, folder))
+        except CorruptPackage as error:
+            self._quarantine = {**self._quarantine, version: Quarantine(error.message, files)}
+            log.error("event=model_quarantined version=%d reason=%r", version, error.message)
+            raise
+        self._quarantine = {number: other for number, other in self._quarantine.items() if number != version}
+        return served
+
+    def _predictor(self, model: Model, folder: Path) -> Predictor:
+        try:
+            predictor = Predictor.load(folder, device=self._device, threads=1, digest=model.digest)
+        except (CatdogError, MemoryError):
+            raise
+        except Exception as error:  # onnxruntime raises its own kinds, without a common parent
+            raise CorruptPackage(f"Expected a network that onnxruntime opens. Received: {type(error).__name__}.") from error
+        if list(predictor.labels) != model.labels:
+            raise CorruptPackage(f"Expected the labels {model.labels} of model {model.version}. Received: {list(predictor.labels)}.")
+        return predictor
+
+
+def _files(folder: Path) -> tuple[tuple[str, int, int], ...]:
+    """What a package looks like from outside; empty where there is none."""
+    with contextlib.suppress(OSError):  # a folder that is being put right changes while it is looked at
+        facts = ((path, path.stat()) for path in sorted(folder.rglob("*")))
+        return tuple((str(path.relative_to(folder)), fact.st_size, fact.st_mtime_ns) for path, fact in facts)
+    return ()
 
 
 def resolve(registry: Registry, name: str | None) -> int:
@@ -176,7 +211,7 @@ def resolve(registry: Registry, name: str | None) -> int:
         NoModel: no name was given and the default alias points nowhere.
         NotFound: there is no such alias.
     """
-    if name is not None and name.isdecimal() and len(name) < 10:
+    if name is not None and name.isdecimal() and len(name) < MAX_DIGITS:
         return int(name)
     aliases = registry.aliases()
     if name is None and DEFAULT_ALIAS not in aliases:

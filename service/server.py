@@ -19,6 +19,7 @@ from catdog.files import write_atomically
 from catdog.machine import Machine, problems
 from catdog.settings import Settings
 from service.app import create_app
+from service.door import address
 
 log = logging.getLogger("catdog.service")
 
@@ -109,12 +110,6 @@ def listen(host: str, port: int) -> socket.socket:
         ) from error
     listener.setblocking(False)
     return listener
-
-
-def address(host: str, port: int) -> str:
-    """Where a client on this machine reaches the service."""
-    name = {"0.0.0.0": "127.0.0.1", "::": "[::1]", "": "127.0.0.1"}.get(host, f"[{host}]" if ":" in host else host)
-    return f"http://{name}:{port}"
 
 
 def _leave(_number: int, _frame: FrameType | None) -> NoReturn:

@@ -1,7 +1,6 @@
 """A real service for the tests: uvicorn on a free port, SQLite, decoders, and model packages small enough to make by hand."""
 
 import asyncio
-import hashlib
 import io
 import json
 import os
@@ -28,8 +27,9 @@ from catdog.process import Identity
 from catdog.registry import Model, Registry
 from catdog.settings import Settings
 from service.app import create_app
+from service.door import address
 from service.parts import Parts
-from service.server import Server, address, listen
+from service.server import Server, listen
 
 SIZE = 16
 CONFIG = {"dataset": "ds_" + "0" * 32, "model": "resnet18"}
@@ -106,10 +106,18 @@ def make_package(
         "format": FORMAT, "labels": list(labels), "preprocess": preprocess.to_dict(), "config": CONFIG, "files": files,
         "quantisation": {"served": "float32"}, **Calibration(1.0, confidence, distance).to_dict(), **facts,
     }
-    text = json.dumps(manifest)
-    (folder / "package.json").write_text(text)
-    digest = hashlib.sha256(text.encode()).hexdigest()
-    folder.rename(models / digest)
+    (folder / "package.json").write_text(json.dumps(manifest))
+    return seal(folder)
+
+
+def seal(folder: Path) -> str:
+    """Make a package whole by its checksums, whatever is in it, and give its folder the name that says so. Returns its digest."""
+    path = folder / "package.json"
+    manifest = json.loads(path.read_text())
+    manifest["files"] = {name: sha256_of(folder / name) for name in manifest["files"]}
+    path.write_text(json.dumps(manifest))
+    digest = sha256_of(path)
+    folder.rename(folder.with_name(digest))
     return digest
 
 
@@ -124,12 +132,14 @@ def claim(jobs: JobStore, *, owner: int | None = None) -> Claim:
 def publish(parts: Parts, *, promote: Any = "auto", **options: Any) -> Model:
     """A published model with a package of its own."""
     digest = make_package(parts.settings.models, **options)
-    return publish_digest(parts.jobs, parts.registry, digest, promote=promote)
+    return publish_digest(parts.jobs, parts.registry, digest, promote=promote, labels=options.get("labels", ("cat", "dog")))
 
 
-def publish_digest(jobs: JobStore, registry: Registry, digest: str, *, promote: Any = "auto") -> Model:
+def publish_digest(
+    jobs: JobStore, registry: Registry, digest: str, *, promote: Any = "auto", labels: Sequence[str] = ("cat", "dog"),
+) -> Model:
     """A row for a package; with promote=auto it is the champion, whatever the gate says."""
-    model = registry.publish(claim(jobs), digest=digest, labels=["cat", "dog"], metrics={}, alias="champion", promote=promote)
+    model = registry.publish(claim(jobs), digest=digest, labels=labels, metrics={}, alias="champion", promote=promote)
     assert model is not None
     if promote == "auto":
         registry.set_alias("champion", model.version, "published by a test", force=True)

@@ -10,11 +10,11 @@ import pytest
 
 from catdog import contest
 from catdog.comparison import Comparison
-from catdog.config import CompareConfig
 from catdog.contest import compare, unseen
 from catdog.datasets import Dataset, Record
 from catdog.errors import CorruptPackage, DatasetChanged
 from catdog.inference import Predictor
+from catdog.kinds import CompareConfig
 from catdog.settings import Settings
 from tests.rivals import GREENISH, make_rival, pictures_of_red_and_green
 

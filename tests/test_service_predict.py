@@ -4,7 +4,7 @@ import base64
 import json
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +12,6 @@ import onnxruntime
 import pytest
 
 from catdog.database import create_engine, migrate
-from catdog.files import sha256_of
 from catdog.images import Preprocess, decode
 from catdog.inference import Predictor
 from catdog.jobs import JobStore
@@ -166,45 +165,6 @@ def test_an_alias_is_moved_and_predictions_follow(service: Service) -> None:
     is_problem(put("/v1/models/aliases/champion", json={"version": 99}), 404, "not_found")
     is_problem(put("/v1/models/aliases/Wrong!", json={"version": 1}), 422, "bad_input")
     is_problem(put("/v1/models/aliases/champion", json={"version": 1, "x": 1}), 422, "bad_input")
-
-
-def damage_weights(package: Path) -> None:
-    network = package / "model.onnx"
-    network.write_bytes(network.read_bytes()[:-1])
-
-
-def damage_golden(package: Path) -> None:
-    """Whole by its checksums, and yet it does not answer as it was made to."""
-    logits = package / "golden" / "logits.npy"
-    np.save(logits, np.load(logits) + 1)
-    manifest = json.loads((package / "package.json").read_text())
-    manifest["files"]["golden/logits.npy"] = sha256_of(logits)
-    (package / "package.json").write_text(json.dumps(manifest))
-
-
-def not_onnx(package: Path) -> None:
-    (package / "model.onnx").write_bytes(b"nothing")
-    manifest = json.loads((package / "package.json").read_text())
-    manifest["files"]["model.onnx"] = sha256_of(package / "model.onnx")
-    (package / "package.json").write_text(json.dumps(manifest))
-
-
-@pytest.mark.parametrize("damage", [damage_weights, damage_golden, not_onnx])
-def test_a_model_that_cannot_be_loaded_leaves_the_old_one_at_work(service: Service, damage: Callable[[Path], None]) -> None:
-    first = publish(service.parts)
-    service.wait_until_served(first.version)
-    digest = make_package(service.settings.models, gain=3.0)
-    damage(service.settings.models / digest)
-    second = publish_digest(service.parts.jobs, service.parts.registry, digest)
-    service.parts.predictors.wake()
-    wait_for(lambda: service.parts.predictors.failures() != {}, what="the failure")
-    ready = service.client.get("/health/ready")
-    assert ready.status_code == 200 and ready.json()["status"] == "degraded" and ready.json()["models"] == {"champion": first.version}
-    assert ready.json()["failures"]["champion"]["version"] == second.version
-    assert service.client.post("/v1/predict", files={"file": RED}).json()["model"]["version"] == first.version
-    is_problem(service.client.post("/v1/predict", params={"model": str(second.version)}, files={"file": RED}), 503, "unavailable")
-    assert service.client.post("/v1/models/aliases/champion/rollback").json()["version"] == first.version
-    wait_for(lambda: service.parts.predictors.failures() == {}, what="the failure to be forgotten")
 
 
 def test_no_answer_mixes_two_models_while_they_are_swapped(service: Service) -> None:

@@ -19,7 +19,8 @@ from sqlalchemy import make_url
 from catdog.errors import BadSettings
 from catdog.jobs import JobState
 from catdog.settings import Settings
-from service.server import address, listen
+from service.door import address
+from service.server import listen
 from tests.postgres import Postgres
 from tests.serving import Service, claim, is_problem, make_package, publish, publish_digest, wait_for
 

@@ -24,10 +24,11 @@ from typing import Any, Literal
 
 from catdog import process
 from catdog.comparison import Comparison
-from catdog.config import CONFIGS, TrainConfig
+from catdog.config import TrainConfig
 from catdog.errors import FAILURES, BadConfig, Unavailable
 from catdog.files import sync_folder
 from catdog.jobs import Claim, JobState, JobStore
+from catdog.kinds import config_of
 from catdog.process import Identity
 from catdog.progress import MAX_LINE_BYTES, Progress
 from catdog.registry import Model, Registry
@@ -113,7 +114,7 @@ class Supervisor:
         log.info("event=claimed job_id=%s fence=%d attempt=%d", claim.job_id, claim.fence, claim.attempt)
         folder = self._settings.runs / claim.job_id
         try:
-            CONFIGS[claim.kind].parse(claim.config).write(folder)
+            config_of(claim.kind, claim.config).write(folder)
             run = self._start(claim, folder)
         except (OSError, BadConfig) as error:
             self._not_started(claim, error)

@@ -26,6 +26,7 @@ def discover() -> dict[str, Any]:
             "models": "/v1/models",
             "aliases": "/v1/models/aliases",
             "predict": "/v1/predict",
+            "open_inference_protocol": "/v2",
             "problems": "/problems",
         },
     }

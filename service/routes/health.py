@@ -31,6 +31,7 @@ def ready(request: Request, parts: AllParts) -> JSONResponse:
     """
     broken, degraded = _look(parts)
     body = {
+        "ready": not broken,
         "models": parts.predictors.serving(),
         "failures": parts.predictors.failures(),
         "queue": parts.publisher.state.value,
@@ -62,7 +63,8 @@ def _look(parts: Parts) -> tuple[dict[str, str], dict[str, str]]:
         if alias not in serving:
             broken[f"alias {alias}"] = failures.get(alias, {}).get("message", f"model {version} is being loaded")
         elif serving[alias] != version:
-            degraded[f"alias {alias}"] = f"model {serving[alias]} still answers instead of {version}"
+            reason = failures.get(alias, {}).get("message", "that one is being loaded")
+            degraded[f"alias {alias}"] = f"model {serving[alias]} still answers instead of {version}: {reason}"
     if not aliases and "database" not in broken:
         degraded["models"] = "no model has been published yet"
     if parts.publisher.state in (QueueState.DOWN, QueueState.UNSET):

@@ -9,8 +9,8 @@ from fastapi import APIRouter, Path, Query
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import JSONResponse
 
-from catdog.config import CompareConfig
 from catdog.errors import Conflict, CorruptPackage, NotFound, NotPromoted, Unavailable
+from catdog.kinds import CompareConfig
 from catdog.registry import Model
 from catdog.settings import Settings
 from service.parts import AllParts, Limits, Models, Parts
@@ -40,9 +40,11 @@ class AliasTarget(Because):
 
 
 @router.get("")
-def list_(models: Models) -> dict[str, Any]:
-    """Every version, newest first, and the aliases."""
-    return {"items": [_json(model) for model in models.list()], "aliases": models.aliases()}
+def list_(parts: AllParts) -> dict[str, Any]:
+    """Every version, newest first, and the aliases. `quarantine` says why one could not be loaded here."""
+    quarantined = parts.predictors.quarantined()
+    items = [_json(model) | {"quarantine": quarantined.get(model.version)} for model in parts.registry.list()]
+    return {"items": items, "aliases": parts.registry.aliases()}
 
 
 @router.get("/aliases")

@@ -1,24 +1,19 @@
 """POST /v1/predict: a picture in, an answer out."""
 
-import asyncio
-import time
 from base64 import b64encode
 from typing import Annotated, Any, Literal
 
-import numpy as np
-import uuid6
 from fastapi import APIRouter, Query, Request
 from fastapi.exceptions import RequestValidationError
-from numpy.typing import NDArray
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile
 
-from catdog.errors import TooLarge, UnsupportedType
+from catdog.errors import UnsupportedType
 from catdog.explanation import overlay
-from catdog.inference import Prediction
+from service.answers import Answer, ask, described, served_by
 from service.door import media_type
 from service.parts import AllParts
-from service.predictors import DEFAULT_ALIAS, Served
+from service.predictors import DEFAULT_ALIAS
 
 router = APIRouter(prefix="/v1/predict", tags=["predictions"])
 
@@ -45,45 +40,26 @@ async def predict(
     `label` is null where `decision` is abstain; `reason` is then `unfamiliar` (unlike the pictures that the model was trained on) or
     `unsure` (not sure enough of any label). `confidence` is that of the most probable label, calibrated on pictures of validation.
     """
-    served = parts.predictors.find(model)
-    if served is None:
-        served = await run_in_threadpool(parts.predictors.get, model)
+    served = await served_by(parts, model)
     data = await _picture(request, limit=parts.settings.max_image_bytes)
-    began = time.perf_counter()
-    pixels = await parts.decoders.decode(data, served.predictor.preprocess)
-    decoded = time.perf_counter()
-    infer = parts.predictors.infer(served, pixels[np.newaxis], explain=explain is not None)
-    answer: Prediction = (await asyncio.wrap_future(infer))[0]
-    inferred = time.perf_counter()
-    timings = {"decode": decoded - began, "infer": inferred - decoded, "total": inferred - began}
-    return {
-        "prediction_id": f"pred_{uuid6.uuid7().hex}",
-        "label": answer.label,
-        "decision": answer.decision,
-        "reason": answer.reason,
-        "confidence": answer.confidence,
-        "probabilities": _most_probable(answer.probabilities, top_k),
-        "distance": answer.distance,
-        "model": _model(served, model),
-        "timings_ms": {name: round(1000 * seconds, 3) for name, seconds in timings.items()},
-        "warnings": [],
-    } | (await run_in_threadpool(_explanation, answer, pixels, explain) if explain is not None else {})
+    answer = await ask(parts, served, data, explain=explain is not None)
+    said = answer.to_dict(top_k) | {"model": described(served, model)}
+    return said if explain is None else said | await run_in_threadpool(_explanation, answer, explain)
 
 
-def _explanation(answer: Prediction, pixels: NDArray[np.uint8], form: Literal["cam", "cam_array"]) -> dict[str, Any]:
-    """Where the answer comes from: pixels (S, S, 3) uint8 are what the network saw."""
-    if answer.activation is None:
+def _explanation(answer: Answer, form: Literal["cam", "cam_array"]) -> dict[str, Any]:
+    """Where the answer comes from, over what the network saw."""
+    if (activation := answer.prediction.activation) is None:
         return {}
-    shown = b64encode(overlay(pixels, answer.activation)).decode() if form == "cam" else answer.activation.round(4).tolist()
-    return {"explanation": {"label": answer.best, "png" if form == "cam" else "array": shown}}
+    shown = b64encode(overlay(answer.pixels, activation)).decode() if form == "cam" else activation.round(4).tolist()
+    return {"explanation": {"label": answer.prediction.best, "png" if form == "cam" else "array": shown}}
 
 
 async def _picture(request: Request, *, limit: int) -> bytes:
-    """The bytes of the picture.
+    """The bytes of the picture, and of a larger one than `limit` no more than show that.
 
     Raises:
         UnsupportedType: neither a form nor a picture.
-        TooLarge: more than `limit` bytes.
     """
     kind = media_type(request.headers)
     if kind == "multipart/form-data":
@@ -101,17 +77,4 @@ async def _picture(request: Request, *, limit: int) -> bytes:
             f"Expected multipart/form-data, or a picture as image/* or application/octet-stream. Received: {kind or 'no content type'}.",
             remedy="Send it as `curl -F file=@photo.jpg`, or raw with `Content-Type: image/jpeg`.",
         )
-    if len(data) > limit:
-        raise TooLarge(f"Expected a picture of at most {limit} bytes. Received: more.", limit=limit)
     return data
-
-
-def _most_probable(probabilities: dict[str, float], top_k: int | None) -> dict[str, float]:
-    if top_k is None:
-        return probabilities
-    return dict(sorted(probabilities.items(), key=lambda item: -item[1])[:top_k])
-
-
-def _model(served: Served, name: str | None) -> dict[str, Any]:
-    alias = None if name is not None and name.isdecimal() else name or DEFAULT_ALIAS
-    return {"version": served.model.version, "alias": alias, "digest": served.model.digest}

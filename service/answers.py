@@ -1,0 +1,90 @@
+"""Answer, ask, ask_each, served_by, described: a picture's way from its bytes to a prediction, the same for every route that is asked."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import uuid6
+from numpy.typing import NDArray
+from starlette.concurrency import run_in_threadpool
+
+from catdog import device as devices
+from catdog.errors import CatdogError, TooLarge
+from catdog.inference import Prediction
+from service.parts import Parts
+from service.predictors import DEFAULT_ALIAS, Served
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A prediction, and how long it took."""
+
+    prediction: Prediction
+    pixels: NDArray[np.uint8]
+    """(S, S, 3): what the network saw."""
+    decode_seconds: float
+    infer_seconds: float
+
+    def to_dict(self, top_k: int | None = None) -> dict[str, Any]:
+        """What a client is shown, beside the model (`described`) that it asked."""
+        timings = {"decode": self.decode_seconds, "infer": self.infer_seconds, "total": self.decode_seconds + self.infer_seconds}
+        return {
+            "prediction_id": f"pred_{uuid6.uuid7().hex}",
+            **self.prediction.to_dict(top_k),
+            "timings_ms": {name: round(1000 * seconds, 3) for name, seconds in timings.items()},
+            "warnings": [],
+        }
+
+
+async def served_by(parts: Parts, name: str | None) -> Served:
+    """The model of an alias (None: the default one) or of a version's number.
+
+    Raises:
+        NoModel, NotFound, Unavailable: as Predictors.get.
+    """
+    served = parts.predictors.find(name)
+    return await run_in_threadpool(parts.predictors.get, name) if served is None else served
+
+
+def described(served: Served, name: str | None) -> dict[str, Any]:
+    """The model that answers, and the alias it was asked by."""
+    alias = None if name is not None and name.isdecimal() else name or DEFAULT_ALIAS
+    return {"version": served.model.version, "alias": alias, "digest": served.model.digest}
+
+
+async def ask(parts: Parts, served: Served, data: bytes, *, explain: bool = False) -> Answer:
+    """Decode one picture and answer it; with `explain` the prediction says where in the picture it comes from.
+
+    Raises:
+        TooLarge: more bytes than a picture may have.
+        BadImage, UnsupportedType, TooLarge, Unavailable: as Decoders.decode.
+        ExplainUnavailable: as Predictor.predict.
+    """
+    limit = parts.settings.max_image_bytes
+    if len(data) > limit:
+        raise TooLarge(f"Expected a picture of at most {limit} bytes. Received: more.", limit=limit)
+    began = time.perf_counter()
+    pixels = await parts.decoders.decode(data, served.predictor.preprocess)
+    decoded = time.perf_counter()
+    (prediction,) = await asyncio.wrap_future(parts.predictors.infer(served, pixels[np.newaxis], explain=explain))
+    return Answer(prediction, pixels, decoded - began, time.perf_counter() - decoded)
+
+
+async def ask_each(parts: Parts, served: Served, pictures: Iterable[Callable[[], Awaitable[bytes]]]) -> list[Answer | CatdogError]:
+    """Answer many pictures, in their order; one that is refused costs only itself.
+
+    Each is read when its turn comes. Two a core are under way at once, so that one request leaves room for others.
+    """
+    places = asyncio.Semaphore(2 * devices.cores())
+
+    async def answer(read: Callable[[], Awaitable[bytes]]) -> Answer | CatdogError:
+        async with places:
+            try:
+                return await ask(parts, served, await read())
+            except CatdogError as error:
+                return error
+
+    return await asyncio.gather(*map(answer, pictures))
