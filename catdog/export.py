@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from catdog import __version__
 from catdog.errors import CorruptPackage, ExportMismatch
 from catdog.files import sha256_of, share_as_folder, sync_folder, write_atomically
-from catdog.images import Preprocess, decode
+from catdog.images import Preprocess
 from catdog.inference import FORMAT, TOLERANCE, Predictor
 from catdog.models import Classifier
 
@@ -144,7 +144,7 @@ def _write_golden(folder: Path, pictures: Sequence[Path], classifier: Classifier
     for number, picture in enumerate(pictures):
         data = picture.read_bytes()
         (folder / f"{number:02d}.image").write_bytes(data)
-        pixels.append(preprocess.pixels(decode(data)))
+        pixels.append(preprocess.pixels_of(data))
     with torch.no_grad():
         logits = classifier.eval()(torch.from_numpy(np.stack(pixels)))
     np.save(folder / "logits.npy", logits.numpy())

@@ -13,18 +13,15 @@ A package needs no flag and no environment: what was validated is what is served
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from catdog import device as devices
+from catdog.engine import Engine
 from catdog.errors import CorruptPackage
 from catdog.files import sha256_of
-from catdog.images import Preprocess, decode
-
-if TYPE_CHECKING:
-    from onnxruntime import InferenceSession
+from catdog.images import Preprocess
 
 FORMAT = 1
 """The number of this package layout; a package of another number is refused."""
@@ -47,37 +44,35 @@ class Prediction:
 class Predictor:
     """A loaded model package. Threads may share one."""
 
-    def __init__(self, folder: Path, manifest: dict[str, Any], session: "InferenceSession") -> None:
+    def __init__(self, folder: Path, manifest: dict[str, Any], engine: Engine) -> None:
         self.folder = folder
         self.manifest = manifest
         self.labels: tuple[str, ...] = tuple(manifest["labels"])
         self.preprocess = Preprocess.from_dict(manifest["preprocess"])
-        self._session = session
+        self._engine = engine
 
     @classmethod
-    def load(cls, folder: Path, *, threads: int = 0, device: str = "auto") -> "Predictor":
+    def load(cls, folder: Path, *, device: str = "auto", shared: bool = False) -> "Predictor":
         """Open a package, check every byte of it and that it repeats its golden logits here; it is warm afterwards.
 
-        `threads` is for one call's arithmetic; 0 means one per core. `device` is auto, cpu or cuda, as in Settings; where a GPU
-        does not do, the CPU answers.
+        `device` is auto, cpu or cuda, as in Settings; where a GPU does not do, the CPU answers. `shared`: many threads will ask at once.
 
         Raises:
             CorruptPackage: a file is missing or changed, or an answer differs.
         """
         manifest = read_manifest(folder)
-        session = devices.session(folder / "model.onnx", device=device, threads=threads)
-        predictor = cls(folder, manifest, session)
+        predictor = cls(folder, manifest, Engine(folder / "model.onnx", device=device, shared=shared))
         predictor._self_test()
         return predictor
 
-    def logits(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """pixels (N, S, S, 3) uint8 -> logits (N, C) float32."""
-        (logits,) = self._session.run(["logits"], {"pixels": pixels})
-        return np.asarray(logits, dtype=np.float32)
+    def logits(self, pixels: NDArray[np.uint8], *, alone: bool = True) -> NDArray[np.float32]:
+        """pixels (N, S, S, 3) uint8 -> logits (N, C) float32; `alone`: nobody else asks now."""
+        (logits,) = self._engine.run(("logits",), pixels, alone=alone)
+        return logits
 
-    def predict(self, pixels: NDArray[np.uint8]) -> list[Prediction]:
-        """Answer pixels (N, S, S, 3) uint8, one Prediction each."""
-        return [self._prediction(row) for row in softmax(self.logits(pixels))]
+    def predict(self, pixels: NDArray[np.uint8], *, alone: bool = True) -> list[Prediction]:
+        """Answer pixels (N, S, S, 3) uint8, one Prediction each; `alone`: nobody else asks now."""
+        return [self._prediction(row) for row in softmax(self.logits(pixels, alone=alone))]
 
     def predict_file(self, path: Path) -> Prediction:
         """Decode, preprocess and answer one picture file, in this process.
@@ -85,7 +80,7 @@ class Predictor:
         Raises:
             BadImage, UnsupportedType, TooLarge: as images.decode.
         """
-        return self.predict(self.preprocess.pixels(decode(path.read_bytes()))[np.newaxis])[0]
+        return self.predict(self.preprocess.pixels_of(path.read_bytes())[np.newaxis])[0]
 
     def _prediction(self, probabilities: NDArray[np.float64]) -> Prediction:
         best = int(probabilities.argmax())
@@ -97,8 +92,11 @@ class Predictor:
     def _self_test(self) -> None:
         pictures = sorted((self.folder / "golden").glob("*.image"))
         expected = np.load(self.folder / "golden" / "logits.npy", allow_pickle=False)
-        pixels = np.stack([self.preprocess.pixels(decode(picture.read_bytes())) for picture in pictures])
-        received = self.logits(pixels)
+        # One by one: a batch would leave its memory behind. Alone and in company by turns: both ways are tested and warm then.
+        received = np.concatenate([
+            self.logits(self.preprocess.pixels_of(picture.read_bytes())[np.newaxis], alone=number % 2 == 0)
+            for number, picture in enumerate(pictures)
+        ])
         if received.shape != expected.shape or received.shape[1] != len(self.labels):
             shape = (*expected.shape[:1], len(self.labels))
             raise CorruptPackage(f"Expected golden logits of shape {shape}. Received: {received.shape}.")

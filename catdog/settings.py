@@ -58,6 +58,8 @@ class Settings(BaseSettings):
     time_limit_seconds: float = Field(86_400.0, gt=0, description="The longest a run may take on this machine.")
     decoders: int = Field(0, ge=0, description="Processes that decode uploaded pictures; 0 means one per core, 16 at most.")
     decode_seconds: float = Field(5.0, gt=0, description="A picture that takes longer to decode is refused.")
+    max_predictions: int = Field(256, gt=0, description="Pictures that may wait for their answer; the next is turned away at once.")
+    predict_seconds: float = Field(10.0, gt=0, description="A picture that has no answer after so long is turned away.")
     max_image_bytes: int = Field(20 * 2**20, gt=0, description="The largest picture accepted, in bytes.")
     max_json_bytes: int = Field(64 * 2**10, gt=0, description="The largest JSON body accepted, in bytes.")
     max_archive_bytes: int = Field(2 * 2**30, gt=0, description="The largest data set archive accepted, in bytes.")

@@ -20,7 +20,6 @@ from catdog import balance, catalogue, labels, loaders, loop, losses, optimizers
 from catdog.config import BATCH_SIZE, TrainConfig
 from catdog.datasets import Record
 from catdog.doctor.patient import PROBE, Batch, Data, DataSplit, Intent, Loss, Patient, Serving
-from catdog.images import decode
 from catdog.inference import Predictor
 from catdog.learner import Learner
 from catdog.loaders import Pictures, Split
@@ -111,7 +110,7 @@ def data_of(
             yield transform(inputs), target
 
     def preprocess_picture(picture: bytes) -> Tensor:
-        return transform(torch.from_numpy(preprocess.pixels(decode(picture)).copy()))
+        return transform(torch.from_numpy(preprocess.pixels_of(picture).copy()))
 
     by_path = {dataset.path(record): record for one in pictures.values() for record in one.records}
     return Data(
@@ -130,10 +129,10 @@ def serving(prepared: "Prepared", predictor: Predictor) -> Patient:
     """A package that is to be published, beside the network that was trained, which is on the CPU."""
 
     def prepare(picture: bytes) -> Tensor:
-        return torch.from_numpy(predictor.preprocess.pixels(decode(picture)).copy())
+        return torch.from_numpy(predictor.preprocess.pixels_of(picture).copy())
 
     def probabilities(pictures: Sequence[bytes]) -> Tensor:
-        answers = predictor.predict(np.stack([predictor.preprocess.pixels(decode(picture)) for picture in pictures]))
+        answers = predictor.predict(np.stack([predictor.preprocess.pixels_of(picture) for picture in pictures]))
         return torch.tensor([list(answer.probabilities.values()) for answer in answers])
 
     return Patient(

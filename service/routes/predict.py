@@ -1,21 +1,20 @@
 """POST /v1/predict: a picture in, an answer out."""
 
-import asyncio
 import time
-from typing import Annotated, Any
+from typing import Annotated
 
-import numpy as np
-import uuid6
 from fastapi import APIRouter, Query, Request
 from fastapi.exceptions import RequestValidationError
-from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile
+from starlette.responses import JSONResponse
 
 from catdog.errors import TooLarge, UnsupportedType
-from catdog.inference import Prediction
+from service.answers import ask, described, served_by
 from service.door import media_type
+from service.metrics import RECEIVE
 from service.parts import AllParts
-from service.predictors import DEFAULT_ALIAS, Served
+from service.predictors import DEFAULT_ALIAS
+from service.watching import leaving
 
 router = APIRouter(prefix="/v1/predict", tags=["predictions"])
 
@@ -29,28 +28,16 @@ TopK = Annotated[int | None, Query(ge=1, le=1000, description="Only the most pro
 
 
 @router.post("", openapi_extra=_BODY)
-async def predict(request: Request, parts: AllParts, model: ModelName = None, top_k: TopK = None) -> dict[str, Any]:
+async def predict(request: Request, parts: AllParts, model: ModelName = None, top_k: TopK = None) -> JSONResponse:
     """Send one picture: as the field `file` of a form, or as the raw body with its content type."""
-    served = parts.predictors.find(model)
-    if served is None:
-        served = await run_in_threadpool(parts.predictors.get, model)
-    data = await _picture(request, limit=parts.settings.max_image_bytes)
+    parts.admission.check()
+    served = await served_by(parts, model)
     began = time.perf_counter()
-    pixels = await parts.decoders.decode(data, served.predictor.preprocess)
-    decoded = time.perf_counter()
-    answers: list[Prediction] = await asyncio.wrap_future(parts.predictors.infer(served, pixels[np.newaxis]))
-    inferred = time.perf_counter()
-    timings = {"decode": decoded - began, "infer": inferred - decoded, "total": inferred - began}
-    return {
-        "prediction_id": f"pred_{uuid6.uuid7().hex}",
-        "label": answers[0].label,
-        "confidence": answers[0].confidence,
-        "probabilities": _most_probable(answers[0].probabilities, top_k),
-        "decision": "label",
-        "model": _model(served, model),
-        "timings_ms": {name: round(1000 * seconds, 3) for name, seconds in timings.items()},
-        "warnings": [],
-    }
+    data = await _picture(request, limit=parts.settings.max_image_bytes)
+    RECEIVE.observe(time.perf_counter() - began)
+    async with leaving(request):
+        answer = await ask(parts, served, data)
+    return JSONResponse(answer.to_dict(top_k) | {"model": described(served, model)})
 
 
 async def _picture(request: Request, *, limit: int) -> bytes:
@@ -80,13 +67,3 @@ async def _picture(request: Request, *, limit: int) -> bytes:
         raise TooLarge(f"Expected a picture of at most {limit} bytes. Received: more.", limit=limit)
     return data
 
-
-def _most_probable(probabilities: dict[str, float], top_k: int | None) -> dict[str, float]:
-    if top_k is None:
-        return probabilities
-    return dict(sorted(probabilities.items(), key=lambda item: -item[1])[:top_k])
-
-
-def _model(served: Served, name: str | None) -> dict[str, Any]:
-    alias = None if name is not None and name.isdecimal() else name or DEFAULT_ALIAS
-    return {"version": served.model.version, "alias": alias, "digest": served.model.digest}
