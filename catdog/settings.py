@@ -55,6 +55,7 @@ class Settings(BaseSettings):
     sweep_seconds: float = Field(5.0, gt=0, description="How often the reconciler looks for lost leases and messages.")
     stop_grace_seconds: float = Field(20.0, gt=0, description="From SIGTERM to SIGKILL of a run.")
     idle_limit_seconds: float = Field(60.0, gt=0, description="A worker that claims nothing for so long while jobs wait restarts.")
+    run_niceness: int = Field(19, ge=0, le=19, description="How far runs step back behind predictions and all else; 0: not at all.")
     time_limit_seconds: float = Field(86_400.0, gt=0, description="The longest a run may take on this machine.")
     decoders: int = Field(0, ge=0, description="Processes that decode uploaded pictures; 0 means one per core, 16 at most.")
     decode_seconds: float = Field(5.0, gt=0, description="A picture that takes longer to decode is refused.")

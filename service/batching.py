@@ -41,7 +41,7 @@ class Batching:
             thread.start()
 
     def submit(self, predictor: Predictor, pixels: NDArray[np.uint8], *, alone: bool) -> Future[list[Prediction]]:
-        """Answer pixels (N, S, S, 3) uint8 when their turn comes; `alone`: nobody else asks now. Cancelled before, they are not computed."""
+        """Answer pixels (N, S, S, 3) uint8 in their turn, unless cancelled before; `alone`: nobody else asks now."""
         asked = _Asked(predictor, pixels, alone)
         with self._changed:
             self._waiting.append(asked)

@@ -98,9 +98,9 @@ class _Decoder:
         self._refusal = BadImage("Expected a picture that can be decoded. Received: one that ended its decoder.")
         self.was_up = False
         size = max(settings.max_image_bytes, 3 * MAX_IMAGE_SIZE**2)
-        shared = os.memfd_create("catdog-picture", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         self._line, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with open(shared, "rb"), theirs:
+        shared = os.memfd_create("catdog-picture", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        with theirs, os.fdopen(shared, "rb"):
             os.ftruncate(shared, size)
             # Else a decoder in a stranger's hands could shrink it, and the service would die of touching what is gone.
             fcntl.fcntl(shared, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)

@@ -37,7 +37,7 @@ def with_decoders(work: Callable[[Decoders], Coroutine[Any, Any, Any]], **settin
 
 
 def decoder_processes() -> list[psutil.Process]:
-    return [child for child in psutil.Process().children() if "_decoder" in (words := " ".join(child.cmdline())) or "service.decoder" in words]
+    return [child for child in psutil.Process().children() if "decoder" in " ".join(child.cmdline())]
 
 
 @pytest.fixture
