@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from catdog import catalogue
 from catdog.errors import BadConfig
-from catdog.images import Geometry
+from catdog.images import MAX_IMAGE_SIZE, Geometry
 
 DATASET_ID = r"^ds_[0-9a-f]{32}$"
 BATCH_SIZE = 32
@@ -95,7 +95,7 @@ class TrainConfig(RunConfig):
     )
     image_size: int = Field(
         default_factory=lambda data: catalogue.image_size(data.get("model")),
-        ge=16, le=1024,
+        ge=16, le=MAX_IMAGE_SIZE,
         description="Side of the square picture the network sees, in pixels. By default what the network was made for.",
     )
     geometry: Geometry = Field(

@@ -15,7 +15,6 @@ from catdog import balance, device
 from catdog.comparison import Comparison
 from catdog.datasets import Dataset, Record
 from catdog.errors import BadInput, DatasetChanged, NotFound
-from catdog.images import decode
 from catdog.inference import Predictor
 from catdog.kinds import CompareConfig
 from catdog.progress import Progress
@@ -62,8 +61,8 @@ def contest(challenger: Predictor, champion: Predictor, dataset: Dataset) -> Gen
     records = balance.draw(unseen(dataset, challenger.seen() | champion.seen()), MAX_PICTURES, seed=0)
 
     def pixels(record: Record) -> list[NDArray[np.uint8]]:
-        image = decode(dataset.read(record))
-        return [rival.preprocess.pixels(image) for rival in rivals]
+        data = dataset.read(record)
+        return [rival.preprocess.pixels_of(data) for rival in rivals]
 
     answers: list[tuple[bool, bool]] = []
     with ThreadPoolExecutor(device.cores()) as pool:

@@ -31,7 +31,7 @@ from catdog import device as devices
 from catdog.calibration import Bank
 from catdog.errors import ExportMismatch
 from catdog.files import sha256_of, share_as_folder, sync_folder, write_atomically
-from catdog.images import Preprocess, decode
+from catdog.images import Preprocess
 from catdog.inference import FORMAT, SEEN, TOLERANCE, Predictor, off
 from catdog.models import Classifier
 
@@ -191,7 +191,7 @@ def _write_golden(folder: Path, pictures: Sequence[Path], preprocess: Preprocess
     for number, picture in enumerate(pictures):
         data = picture.read_bytes()
         (folder / "golden" / f"{number:02d}.image").write_bytes(data)
-        pixels.append(preprocess.pixels(decode(data)))
+        pixels.append(preprocess.pixels_of(data))
     (logits,) = devices.session(folder / "model.onnx", device="cpu", threads=0).run(["logits"], {"pixels": np.stack(pixels)})
     np.save(folder / "golden" / "logits.npy", logits)
 

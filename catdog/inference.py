@@ -18,20 +18,17 @@ A package needs no flag and no environment: what was validated is what is served
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from catdog import device as devices
 from catdog.calibration import REASONS, Bank, Calibration, Reason, softmax
+from catdog.engine import Engine
 from catdog.errors import CorruptPackage, ExplainUnavailable
 from catdog.explanation import class_activation
 from catdog.files import sha256_of
-from catdog.images import Preprocess, decode
-
-if TYPE_CHECKING:
-    from onnxruntime import InferenceSession
+from catdog.images import Preprocess
 
 FORMAT = 2
 """The number of this package layout; a package of another number is refused."""
@@ -87,7 +84,7 @@ class Prediction:
 class Predictor:
     """A loaded model package. Threads may share one."""
 
-    def __init__(self, folder: Path, manifest: dict[str, Any], session: "InferenceSession") -> None:
+    def __init__(self, folder: Path, manifest: dict[str, Any], engine: Engine) -> None:
         self.folder = folder
         self.manifest = manifest
         self.labels: tuple[str, ...] = tuple(manifest["labels"])
@@ -95,24 +92,24 @@ class Predictor:
         self.calibration = Calibration.from_dict(manifest)
         self._bank = Bank.load(folder / "bank.npz")
         self._head: NDArray[np.float32] | None = None
-        if "activation" in {output.name for output in session.get_outputs()}:
+        if "activation" in engine.outputs:
             self._head = np.load(folder / "head.npy", allow_pickle=False)
-        self._session = session
+        self._engine = engine
 
     @classmethod
-    def load(cls, folder: Path, *, threads: int = 0, device: str = "auto", digest: str | None = None) -> "Predictor":
+    def load(cls, folder: Path, *, device: str = "auto", shared: bool = False, digest: str | None = None) -> "Predictor":
         """Open a package, check every byte of it and that it repeats its golden logits here; it is warm afterwards.
 
-        `threads` is for one call's arithmetic; 0 means one per core. `device` is auto, cpu or cuda, as in Settings; where a GPU
-        does not do, the CPU answers. `digest` is the sha256 of its package.json, where it was published with one.
+        `device` is auto, cpu or cuda, as in Settings; where a GPU does not do, the CPU answers. `shared`: many threads will ask at once.
+        `digest` is the sha256 of its package.json, where it was published with one.
 
         Raises:
             CorruptPackage: a file is missing or changed, or an answer differs.
         """
         manifest = read_manifest(folder, digest=digest)
-        session = devices.session(folder / "model.onnx", device=device, threads=threads)
+        engine = Engine(folder / "model.onnx", device=device, shared=shared)
         try:
-            predictor = cls(folder, manifest, session)
+            predictor = cls(folder, manifest, engine)
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise CorruptPackage(f"Expected a whole model package. Received: one in which this is wrong: {error!r}.") from error
         predictor._self_test()
@@ -123,9 +120,9 @@ class Predictor:
         """How far `off` a golden logit may be."""
         return TOLERANCE[self.manifest["quantisation"]["served"]]
 
-    def logits(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """pixels (N, S, S, 3) uint8 -> logits (N, C) float32."""
-        (logits,) = self._answers(pixels, "logits")
+    def logits(self, pixels: NDArray[np.uint8], *, alone: bool = True) -> NDArray[np.float32]:
+        """pixels (N, S, S, 3) uint8 -> logits (N, C) float32; `alone`: nobody else asks now."""
+        (logits,) = self._engine.run(("logits",), pixels, alone=alone)
         return logits
 
     def seen(self) -> frozenset[str]:
@@ -139,8 +136,10 @@ class Predictor:
         except OSError as error:
             raise CorruptPackage(f"Expected {SEEN} in the package. Received: {error.strerror}.") from error
 
-    def predict(self, pixels: NDArray[np.uint8], *, explain: bool = False) -> list[Prediction]:
+    def predict(self, pixels: NDArray[np.uint8], *, explain: bool = False, alone: bool = True) -> list[Prediction]:
         """Answer pixels (N, S, S, 3) uint8, one Prediction each; with `explain` each says where in the picture it comes from.
+
+        `alone`: nobody else asks now.
 
         Raises:
             ExplainUnavailable: this network has no place for each of its features.
@@ -150,7 +149,8 @@ class Predictor:
                 "Expected a network whose last layers are global pooling and one linear layer. Received: "
                 f"explain for {self.manifest['config']['model']}, which has others.",
             )
-        logits, features, *maps = self._answers(pixels, "logits", "features", *(["activation"] if explain else []))
+        outputs = ("logits", "features", "activation") if explain else ("logits", "features")
+        logits, features, *maps = self._engine.run(outputs, pixels, alone=alone)
         probabilities = self.probabilities(logits)
         confidence, distance = probabilities.max(axis=1), self._bank.distances(features)
         reasons = self.calibration.reasons(confidence, distance)
@@ -175,11 +175,7 @@ class Predictor:
         Raises:
             BadImage, UnsupportedType, TooLarge: as images.decode.
         """
-        return self.predict(self.preprocess.pixels(decode(path.read_bytes()))[np.newaxis])[0]
-
-    def _answers(self, pixels: NDArray[np.uint8], *outputs: str) -> list[NDArray[np.float32]]:
-        """What the graph answers to pixels (N, S, S, 3) uint8. Outputs that nobody asks for are not computed."""
-        return [np.asarray(values, dtype=np.float32) for values in self._session.run(outputs, {"pixels": pixels})]
+        return self.predict(self.preprocess.pixels_of(path.read_bytes())[np.newaxis])[0]
 
     def golden(self) -> tuple[list[Path], NDArray[np.float32]]:
         """The golden pictures (N files), and the logits (N, C) float32 that the trained network answered to them."""
@@ -188,8 +184,11 @@ class Predictor:
 
     def _self_test(self) -> None:
         pictures, expected = self.golden()
-        pixels = np.stack([self.preprocess.pixels(decode(picture.read_bytes())) for picture in pictures])
-        received = self.logits(pixels)
+        # One by one: a batch would leave its memory behind. Alone and in company by turns: both ways are tested and warm then.
+        received = np.concatenate([
+            self.logits(self.preprocess.pixels_of(picture.read_bytes())[np.newaxis], alone=number % 2 == 0)
+            for number, picture in enumerate(pictures)
+        ])
         if received.shape != expected.shape or received.shape[1] != len(self.labels):
             shape = (*expected.shape[:1], len(self.labels))
             raise CorruptPackage(f"Expected golden logits of shape {shape}. Received: {received.shape}.")

@@ -195,9 +195,8 @@ class Pictures:
 
     def decode(self, position: int) -> NDArray[np.uint8]:
         """What is made of a picture once: the pixels that serving sees, or the draft of augmented views."""
-        image = decode(self.dataset.read(self.records[position]))
-        augmentation = self.augmentation
-        return self.preprocess.pixels(image) if augmentation is None else augmentation.draft(image)
+        data, augmentation = self.dataset.read(self.records[position]), self.augmentation
+        return self.preprocess.pixels_of(data) if augmentation is None else augmentation.draft(decode(data))
 
     def view(self, picture: NDArray[np.uint8], position: int, epoch: int) -> NDArray[np.uint8]:
         """What is seen of it in an epoch, (S, S, 3): that of Look.draw for the seed, the epoch and the picture's content."""

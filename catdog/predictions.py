@@ -31,7 +31,6 @@ from catdog.config import DATASET_ID
 from catdog.datasets import Dataset
 from catdog.errors import BadDataset, BadInput, CatdogError, DatasetChanged, NotFound, TooLarge, UnsupportedType
 from catdog.files import link_or_copy, sync_folder, write_atomically
-from catdog.images import decode
 from catdog.inference import Predictor
 from catdog.kinds import PredictConfig
 from catdog.places import is_litter, is_picture
@@ -67,7 +66,7 @@ def predict(folder: Path, settings: Settings, *, fence: int = 0) -> Generator[Pr
     config = PredictConfig.read(folder)
     pictures = _pictures(config, settings)
     package = config.package or settings.models / config.digest
-    predictor = Predictor.load(package, threads=1, device=settings.device, digest=config.digest)
+    predictor = Predictor.load(package, device=settings.device, shared=True, digest=config.digest)
     yield Progress("phase", phase="predicting")
     rows = folder / "rows" / f"{fence:07d}.ndjson"
     done = _take_over(rows, pictures)
@@ -182,14 +181,14 @@ def _rows(predictor: Predictor, pictures: Sequence[Picture]) -> list[dict[str, A
         try:
             data = picture.read()
             row["sha256"] = hashlib.sha256(data).hexdigest()
-            pixels.append(predictor.preprocess.pixels(decode(data)))
+            pixels.append(predictor.preprocess.pixels_of(data))
         except (BadInput, TooLarge, UnsupportedType, OSError) as error:
             message = error.message if isinstance(error, CatdogError) else str(error)
             row["problem"] = {"code": getattr(error, "code", "unreadable"), "detail": message}
         else:
             answered.append(row)
     if answered:
-        for row, prediction in zip(answered, predictor.predict(np.stack(pixels)), strict=True):
+        for row, prediction in zip(answered, predictor.predict(np.stack(pixels), alone=False), strict=True):
             row.update(prediction.to_dict())
     return rows
 

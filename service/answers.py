@@ -58,19 +58,24 @@ def described(served: Served, name: str | None) -> dict[str, Any]:
 async def ask(parts: Parts, served: Served, data: bytes, *, explain: bool = False) -> Answer:
     """Decode one picture and answer it; with `explain` the prediction says where in the picture it comes from.
 
+    Cancelled, it gives up its place in every queue.
+
     Raises:
         TooLarge: more bytes than a picture may have.
-        BadImage, UnsupportedType, TooLarge, Unavailable: as Decoders.decode.
+        BadImage, UnsupportedType, TooLarge: as Decoders.decode.
+        Unavailable: as Admission.place.
         ExplainUnavailable: as Predictor.predict.
     """
     limit = parts.settings.max_image_bytes
     if len(data) > limit:
         raise TooLarge(f"Expected a picture of at most {limit} bytes. Received: more.", limit=limit)
-    began = time.perf_counter()
-    pixels = await parts.decoders.decode(data, served.predictor.preprocess)
-    decoded = time.perf_counter()
-    (prediction,) = await asyncio.wrap_future(parts.predictors.infer(served, pixels[np.newaxis], explain=explain))
-    return Answer(prediction, pixels, decoded - began, time.perf_counter() - decoded)
+    async with parts.admission.place():
+        began = time.perf_counter()
+        pixels = await parts.decoders.decode(data, served.predictor.preprocess)
+        decoded = time.perf_counter()
+        asked = parts.predictors.infer(served, pixels[np.newaxis], explain=explain, alone=parts.admission.is_alone)
+        (prediction,) = await asyncio.wrap_future(asked)
+        return Answer(prediction, pixels, decoded - began, time.perf_counter() - decoded)
 
 
 async def ask_each(parts: Parts, served: Served, pictures: Iterable[Callable[[], Awaitable[bytes]]]) -> list[Answer | CatdogError]:

@@ -14,6 +14,7 @@ import logging
 import re
 import time
 import uuid
+from http import HTTPMethod
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
@@ -23,6 +24,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from catdog.errors import CatdogError, Forbidden
 from catdog.settings import LOOPBACK_NAMES, Settings
 from service import problems
+from service.metrics import REQUESTS
 
 log = logging.getLogger("catdog.service")
 
@@ -36,6 +38,7 @@ LINGER_SECONDS = 5
 """So long is what a refused client still sends taken and thrown away. A socket that is closed with bytes unread is reset, and the reset
 takes the answer from a client that first sends and then reads: most do (nginx has lingering_close for the same)."""
 
+_METHODS = frozenset(HTTPMethod)
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _HEADERS = {
     "X-Content-Type-Options": "nosniff",
@@ -83,7 +86,7 @@ class Door:
             if visit.status is not None:
                 raise  # half an answer is out; only breaking the connection tells the client
             await problems.of(error).response(scope)(scope, receive, visit.send)
-        visit.log_end()
+        visit.end(route=getattr(scope.get("route"), "path", "none"))
 
     def _check(self, headers: Headers) -> None:
         # A web page may let its own host name point here and so read our answers (DNS rebinding); the name gives it away.
@@ -174,14 +177,16 @@ class _Visit:
                 while (await self._receive()).get("more_body", False):
                     pass
 
-    def log_end(self) -> None:
-        """One line for the access log."""
+    def end(self, *, route: str) -> None:
+        """Count the request, and one line for the access log. A method that nobody knows is a label that anybody could make up."""
+        seconds = time.monotonic() - self._began
+        method = self._method if self._method in _METHODS else "other"
+        REQUESTS.labels(method, route, str(self.status)).observe(seconds)
         level = logging.DEBUG if self._path.startswith("/health/") else logging.INFO
-        milliseconds = 1000 * (time.monotonic() - self._began)
         path = json.dumps(self._path[:200])  # quoted: a path may hold line breaks
         log.log(
             level, "event=request method=%s path=%s status=%s ms=%.1f request=%s",
-            self._method, path, self.status, milliseconds, self.request_id,
+            self._method, path, self.status, 1000 * seconds, self.request_id,
         )
 
 

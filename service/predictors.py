@@ -9,7 +9,7 @@ import contextlib
 import logging
 import threading
 from collections.abc import Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from catdog import device as devices
 from catdog.errors import CatdogError, CorruptPackage, NoModel, NotFound, Unavailable
 from catdog.inference import Prediction, Predictor
 from catdog.registry import Model, Registry
+from service.batching import Batching
 
 log = logging.getLogger("catdog.service.predictors")
 
@@ -65,8 +65,7 @@ class Predictors:
         self._closing = False
         self._readable = True
         self._thread = threading.Thread(target=self._follow, name="predictors", daemon=True)
-        # A call computes on one thread: that many side by side give more answers a second than one call over all cores.
-        self._threads = ThreadPoolExecutor(devices.cores(), "infer")
+        self._batching = Batching(device)
 
     def start(self) -> None:
         """Begin to follow the aliases."""
@@ -83,7 +82,7 @@ class Predictors:
         self._woken.set()
         if self._thread.is_alive():
             self._thread.join()
-        self._threads.shutdown()
+        self._batching.close()
 
     def serving(self) -> dict[str, int]:
         """The version that answers for each alias."""
@@ -123,9 +122,9 @@ class Predictors:
                 f"Expected model {version} to be loadable. Received: {error.message}", remedy="Ask for another version, or train anew.",
             ) from error
 
-    def infer(self, served: Served, pixels: NDArray[np.uint8], *, explain: bool = False) -> Future[list[Prediction]]:
-        """Answer pixels (N, S, S, 3) uint8 in a thread of ours."""
-        return self._threads.submit(served.predictor.predict, pixels, explain=explain)
+    def infer(self, served: Served, pixels: NDArray[np.uint8], *, explain: bool = False, alone: bool = False) -> Future[list[Prediction]]:
+        """Answer pixels (N, S, S, 3) uint8 in a thread of ours; `alone`: nobody else asks now."""
+        return self._batching.submit(served.predictor, pixels, explain=explain, alone=alone)
 
     def _follow(self) -> None:
         while not self._closing:
@@ -186,7 +185,7 @@ class Predictors:
 
     def _predictor(self, model: Model, folder: Path) -> Predictor:
         try:
-            predictor = Predictor.load(folder, device=self._device, threads=1, digest=model.digest)
+            predictor = Predictor.load(folder, device=self._device, shared=True, digest=model.digest)
         except (CatdogError, MemoryError):
             raise
         except Exception as error:  # onnxruntime raises its own kinds, without a common parent

@@ -26,10 +26,14 @@ from catdog.jobs import Claim, JobStore
 from catdog.process import Identity
 from catdog.registry import Model, Registry
 from catdog.settings import Settings
+from service import lookout
 from service.app import create_app
 from service.door import address
 from service.parts import Parts
 from service.server import Server, listen
+
+lookout.PATIENCE_SECONDS = 30.0
+"""On a busy machine a look takes longer than an operator has patience; what is asked here is what there is, not how soon."""
 
 SIZE = 16
 CONFIG = {"dataset": "ds_" + "0" * 32, "model": "resnet18"}

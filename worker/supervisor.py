@@ -132,7 +132,8 @@ class Supervisor:
         try:
             with (folder / "log.txt").open("ab") as log_file:
                 child = process.start(
-                    self._command(claim, folder), environment=self._settings.run_environment(), stdout=writing, stderr=log_file,
+                    self._command(claim, folder), environment=self._settings.run_environment(), niceness=self._settings.run_niceness,
+                    stdout=writing, stderr=log_file,
                 )
         except OSError:
             os.close(reading)

@@ -20,7 +20,6 @@ from catdog import balance, catalogue, device, labels, loaders, loop, losses, op
 from catdog.config import BATCH_SIZE, TrainConfig
 from catdog.datasets import Record
 from catdog.doctor.patient import PROBE, Batch, Data, DataSplit, Intent, Loss, Patient, Serving
-from catdog.images import decode
 from catdog.inference import Predictor
 from catdog.learner import Learner
 from catdog.loaders import Pictures, Split
@@ -114,7 +113,7 @@ def data_of(
             yield transform(inputs), target
 
     def preprocess_picture(picture: bytes) -> Tensor:
-        return transform(torch.from_numpy(preprocess.pixels(decode(picture)).copy()))
+        return transform(torch.from_numpy(preprocess.pixels_of(picture).copy()))
 
     by_path = {dataset.path(record): record for one in pictures.values() for record in one.records}
     return Data(
@@ -137,10 +136,10 @@ def serving(prepared: "Prepared", predictor: Predictor, graph: Path | None = Non
     session = device.session(graph or predictor.folder / "model.onnx", device="cpu", threads=0)
 
     def prepare(picture: bytes) -> Tensor:
-        return torch.from_numpy(predictor.preprocess.pixels(decode(picture)).copy())
+        return torch.from_numpy(predictor.preprocess.pixels_of(picture).copy())
 
     def probabilities(pictures: Sequence[bytes]) -> Tensor:
-        answers = predictor.predict(np.stack([predictor.preprocess.pixels(decode(picture)) for picture in pictures]))
+        answers = predictor.predict(np.stack([predictor.preprocess.pixels_of(picture) for picture in pictures]))
         return torch.tensor([list(answer.probabilities.values()) for answer in answers])
 
     def logits(pixels: Tensor) -> Tensor:

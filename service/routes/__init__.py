@@ -11,6 +11,7 @@ from service.routes import (
     epochs,
     health,
     jobs,
+    metrics,
     models,
     predict,
     problems,
@@ -21,6 +22,6 @@ from service.routes import (
 )
 
 ROUTERS: list[APIRouter] = [
-    discovery.router, health.router, system.router, datasets.router, jobs.router, successors.router, epochs.router, doctor.router,
-    models.router, verify.router, predict.router, batch.router, bulk.router, v2.router, problems.router,
+    discovery.router, health.router, metrics.router, system.router, datasets.router, jobs.router, successors.router, epochs.router,
+    doctor.router, models.router, verify.router, predict.router, batch.router, bulk.router, v2.router, problems.router,
 ]

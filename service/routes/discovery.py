@@ -20,6 +20,7 @@ def discover() -> dict[str, Any]:
             "openapi": "/openapi.json",
             "live": "/health/live",
             "ready": "/health/ready",
+            "metrics": "/metrics",
             "system": "/v1/system",
             "datasets": "/v1/datasets",
             "jobs": "/v1/jobs",

@@ -3,6 +3,7 @@
 import logging
 import os
 from dataclasses import replace
+from functools import partial
 
 from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse
@@ -16,6 +17,8 @@ log = logging.getLogger("catdog.service")
 
 router = APIRouter(prefix="/health", tags=["service"])
 
+_NOTHING_SEEN = ({"database": "the job record or a folder does not answer"}, dict[str, str]())
+
 
 @router.get("/live")
 async def live() -> dict[str, str]:
@@ -24,12 +27,12 @@ async def live() -> dict[str, str]:
 
 
 @router.get("/ready")
-def ready(request: Request, parts: AllParts) -> JSONResponse:
+async def ready(request: Request, parts: AllParts) -> JSONResponse:
     """Ready: database and folders answer, and every alias is served by the model it points to.
 
     Degraded (also 200): something is missing that the service can do without for now; `degraded` names it.
     """
-    broken, degraded = _look(parts)
+    broken, degraded = await parts.lookout.see(partial(_look, parts)) or _NOTHING_SEEN
     body = {
         "ready": not broken,
         "models": parts.predictors.serving(),

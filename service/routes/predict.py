@@ -1,5 +1,6 @@
 """POST /v1/predict: a picture in, an answer out."""
 
+import time
 from base64 import b64encode
 from typing import Annotated, Any, Literal
 
@@ -7,13 +8,16 @@ from fastapi import APIRouter, Query, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile
+from starlette.responses import JSONResponse
 
 from catdog.errors import UnsupportedType
 from catdog.explanation import overlay
 from service.answers import Answer, ask, described, served_by
 from service.door import media_type
+from service.metrics import RECEIVE
 from service.parts import AllParts
 from service.predictors import DEFAULT_ALIAS
+from service.watching import leaving
 
 router = APIRouter(prefix="/v1/predict", tags=["predictions"])
 
@@ -34,17 +38,23 @@ Explain = Annotated[
 @router.post("", openapi_extra=_BODY)
 async def predict(
     request: Request, parts: AllParts, model: ModelName = None, top_k: TopK = None, explain: Explain = None,
-) -> dict[str, Any]:
+) -> JSONResponse:
     """Send one picture: as the field `file` of a form, or as the raw body with its content type.
 
     `label` is null where `decision` is abstain; `reason` is then `unfamiliar` (unlike the pictures that the model was trained on) or
     `unsure` (not sure enough of any label). `confidence` is that of the most probable label, calibrated on pictures of validation.
     """
+    parts.admission.check()
     served = await served_by(parts, model)
+    began = time.perf_counter()
     data = await _picture(request, limit=parts.settings.max_image_bytes)
-    answer = await ask(parts, served, data, explain=explain is not None)
+    RECEIVE.observe(time.perf_counter() - began)
+    async with leaving(request):
+        answer = await ask(parts, served, data, explain=explain is not None)
     said = answer.to_dict(top_k) | {"model": described(served, model)}
-    return said if explain is None else said | await run_in_threadpool(_explanation, answer, explain)
+    if explain is not None:
+        said |= await run_in_threadpool(_explanation, answer, explain)
+    return JSONResponse(said)
 
 
 def _explanation(answer: Answer, form: Literal["cam", "cam_array"]) -> dict[str, Any]:

@@ -27,8 +27,11 @@ def system(parts: AllParts) -> dict[str, Any]:
             "fastapi", "uvicorn", "celery", "sqlalchemy", "onnxruntime", "onnxruntime-gpu", "pillow", "numpy",
         ),
         "devices": {"cores": device.cores(), "gpus": _gpus(), "inference": _providers(settings), "runs": settings.device},
+        "beside_training": {"run_niceness": settings.run_niceness, "inference_threads": device.lanes(settings.device)[0]},
         "formats": {"pictures": list(FORMATS), "archives": ["zip"]},
         "limits": {
+            "predictions": settings.max_predictions,
+            "predict_seconds": settings.predict_seconds,
             "image_bytes": settings.max_image_bytes,
             "image_pixels": MAX_PIXELS,
             "image_side": [MIN_SIDE, MAX_SIDE],
