@@ -5,8 +5,10 @@ the challenger's `wins`. If the two were equally good, each such picture would b
 the exact one-sided test of McNemar (Psychometrika 12, 1947, 153-157), recommended for two classifiers that are each trained once by
 Dietterich (Neural Computation 10, 1998, 1895-1923).
 
-That a difference is not significant does not show that there is none (Altman and Bland, BMJ 311, 1995, 485): on 200 pictures a model that
-is two points worse mostly passes such a test. So the burden of proof is the challenger's, who is not needed, as another one answers:
+That a difference is not significant does not show that there is none (Altman and Bland, BMJ 311, 1995, 485): on 200 pictures such a test
+at 5 % lets three of four challengers pass that are two points worse (1 % wins, 3 % losses). So the burden of proof is the challenger's, who
+is not needed, as another one answers. The rule below stops nine of ten of them; its price is that of equally good ones four of ten are
+stopped too, by a picture or two, which costs somebody a look at the figures and a `force`:
 
     it has at least as many pictures right                                    no_worse
     it has fewer, and that it has lost less than MARGIN is shown, one-sided   no_worse

@@ -232,8 +232,10 @@ def test_a_job_that_was_cancelled_and_resumed_ends_as_one_that_was_let_alone(sta
     assert nothing_left.status_code == 409 and "more epochs" in nothing_left.json()["remedy"]
 
 
-def test_two_versions_are_compared_by_a_job_and_the_better_one_takes_the_alias(stack: LiveStack, tmp_path: Path) -> None:
-    """Packages made by hand, of which one takes every other dog for a cat; the data set, the job and the alias are real."""
+def test_two_versions_are_compared_by_a_job_and_the_better_one_takes_the_alias(
+    stack: LiveStack, job: dict[str, Any], tmp_path: Path,
+) -> None:
+    """Packages made by hand, of which one takes every other dog for a cat, and the trained one; the rest is real."""
     pictures = pictures_of_red_and_green(tmp_path / "pictures", stack.settings, test=60)
     engine = create_engine(stack.settings.database)
     jobs, registry = JobStore(engine), Registry(engine)
@@ -244,13 +246,18 @@ def test_two_versions_are_compared_by_a_job_and_the_better_one_takes_the_alias(s
     alias, post = "/v1/models/aliases/judged", stack.client.post
     assert stack.client.put(alias, json={"version": worse}).json()["how"] == "first"
     assert stack.client.put(alias, json={"version": better}).json()["code"] == "compare_first"
-    job = stack.wait_for_end(post(f"/v1/models/{better}/compare", params={"alias": "judged"}).json()["id"])
-    assert (job["state"], job["kind"], job["phase"], job["model"]) == ("succeeded", "compare", "comparing", None), job
-    assert job["result"]["comparison"]["accuracy"] == {"challenger": 1.0, "champion": 0.75}
-    assert stack.client.put(alias, json={"version": better}).json()["comparison"]["job_id"] == job["id"]
-    job = stack.wait_for_end(post("/v1/models/judged/compare", params={"alias": "champion"}).json()["id"])
-    assert job["state"] == "succeeded" and job["result"]["comparison"]["pictures"] == 60, job
-    job = stack.wait_for_end(post(f"/v1/models/{worse}/compare", params={"alias": "judged"}).json()["id"])
+
+    def compared(version: int | str, with_alias: str) -> dict[str, Any]:
+        ended = stack.wait_for_end(post(f"/v1/models/{version}/compare", params={"alias": with_alias}).json()["id"])
+        assert (ended["state"], ended["kind"], ended["phase"], ended["model"]) == ("succeeded", "compare", "comparing", None), ended
+        return ended
+
+    first = compared(better, "judged")
+    assert first["result"]["comparison"]["accuracy"] == {"challenger": 1.0, "champion": 0.75}
+    assert stack.client.put(alias, json={"version": better}).json()["comparison"]["job_id"] == first["id"]
+    trained = compared("judged", "champion")
+    assert trained["config"]["champion"] == job["model"] and trained["result"]["comparison"]["pictures"] == 60
+    compared(worse, "judged")
     refused = stack.client.put(alias, json={"version": worse}).json()
     assert refused["code"] == "not_promoted" and refused["comparison"]["p_value"] == pytest.approx(2**-15), refused
     assert post(f"{alias}/rollback").json()["version"] == worse

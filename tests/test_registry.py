@@ -169,6 +169,7 @@ def test_the_newest_comparison_counts_and_only_of_these_two(house: House) -> Non
         house.publish(house.claim(), promote="never")
     house.registry.set_alias("champion", 1, "first")
     house.compare(1, 2, BETTER)  # the other way round
+    house.compare(2, 3, BETTER)  # with another
     house.compare(3, 1, BETTER)
     with pytest.raises(CompareFirst):
         house.registry.set_alias("champion", 2, "now")
