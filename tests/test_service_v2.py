@@ -230,7 +230,6 @@ def test_every_wrong_address_says_so_in_the_protocol_s_words(served: Service) ->
 
 
 def test_hostile_files_are_answered_or_refused(served: Service, shared_data: Any) -> None:
-    paths = [path for path in sorted(shared_data("hostile_images").rglob("*")) if path.is_file()]
-    for path in paths:
+    for path in sorted([*shared_data("hostile_images", "crash").iterdir(), *shared_data("hostile_images", "modes").iterdir()]):
         response = served.client.post(INFER, content=path.read_bytes(), headers={LENGTH: "0"})
         assert response.status_code in (200, 413, 415, 422), (path.name, response.text)
