@@ -117,7 +117,7 @@ def test_a_package_that_fails_is_quarantined_and_the_old_one_answers(served: Ser
     listed = post("/v2/repository/index").json()
     assert [(one["version"], one["state"]) for one in listed] == [("1", "READY"), (str(second.version), "UNAVAILABLE")]
     assert reason in listed[1]["reason"]
-    served.client.put("/v1/models/aliases/champion", json={"version": 1})
+    served.client.put("/v1/models/aliases/champion", json={"version": 1, "force": True})
     wait_for(lambda: served.parts.predictors.failures() == {}, what="the failure to be forgotten")
 
 
@@ -238,7 +238,7 @@ def test_no_answer_fails_or_mixes_two_models_while_they_are_swapped_fifty_times(
             thread.start()
         try:
             for version in islice(cycle(expected), SWAPS):
-                sound(client.put("/v1/models/aliases/champion", json={"version": version}))
+                sound(client.put("/v1/models/aliases/champion", json={"version": version, "force": True}))
                 wait_for(lambda: client.get("/health/ready").json()["models"] == {"champion": version}, what="the swap")  # noqa: B023
                 seen.clear()
                 wait_for(lambda: version in seen, what="an answer")  # noqa: B023
