@@ -81,10 +81,11 @@ def _compute(asked: list[_Asked]) -> None:
     try:
         pixels = asked[0].pixels if len(asked) == 1 else np.concatenate([one.pixels for one in asked])
         predictions = iter(asked[0].predictor.predict(pixels, alone=len(asked) == 1 and asked[0].alone))
+        answers = [[next(predictions) for _ in one.pixels] for one in asked]
     except Exception as error:  # noqa: BLE001 - it is the askers' to handle, and the thread must go on
         for one in asked:
             one.answer.set_exception(error)
         return
     INFER.observe(time.perf_counter() - began)
-    for one in asked:
-        one.answer.set_result([next(predictions) for _ in one.pixels])
+    for one, answer in zip(asked, answers, strict=True):
+        one.answer.set_result(answer)
