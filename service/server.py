@@ -19,14 +19,13 @@ from catdog.files import write_atomically
 from catdog.machine import Machine, problems
 from catdog.settings import Settings
 from service.app import create_app
+from service.protocol import Protocol
 
 log = logging.getLogger("catdog.service")
 
 GRACE_SECONDS = 5
 """From SIGTERM until requests under way are cut off."""
 BACKLOG = 2048
-MAX_HEAD_BYTES = 64 * 2**10
-"""So much of a request line with headers is kept while its end has not come. Nothing behind the protocol sees it before that."""
 
 
 class Server(uvicorn.Server):
@@ -34,8 +33,7 @@ class Server(uvicorn.Server):
 
     def __init__(self, app: FastAPI, settings: Settings) -> None:
         super().__init__(uvicorn.Config(
-            # Not httptools, which uvicorn would rather take: it puts no limit to the headers of a request.
-            app, loop="uvloop", http="h11", h11_max_incomplete_event_size=MAX_HEAD_BYTES, ws="none", lifespan="on",
+            app, loop="uvloop", http=Protocol, ws="none", lifespan="on",
             log_config=None, access_log=False,
             server_header=False, proxy_headers=False, timeout_graceful_shutdown=GRACE_SECONDS,
         ))

@@ -5,6 +5,6 @@ from fastapi import APIRouter
 from service.routes import datasets, discovery, doctor, epochs, health, jobs, metrics, models, predict, problems, successors, system
 
 ROUTERS: list[APIRouter] = [
-    discovery.router, health.router, metrics.router, system.router, datasets.router, jobs.router, successors.router, epochs.router,
-    doctor.router, models.router, predict.router, problems.router,
+    predict.router, discovery.router, health.router, metrics.router, system.router, datasets.router, jobs.router, successors.router,
+    epochs.router, doctor.router, models.router, problems.router,
 ]
