@@ -233,6 +233,19 @@ def session(graph: Path, *, device: str, threads: int) -> "InferenceSession":
     return opened
 
 
+def has_room() -> bool:
+    """Whether at this moment no more threads want to compute on this machine than it has cores, the caller's included.
+
+    A call over all cores waits for the slowest of them: beside a training, whose threads hold a core for milliseconds before they give
+    way, it takes longer than a call on one.
+    """
+    try:
+        running = int(Path("/proc/loadavg").read_text().split()[3].partition("/")[0])
+    except (OSError, ValueError, IndexError):  # another kernel, or a container that may not see it
+        return True
+    return running <= cores()
+
+
 def lanes(device: str) -> tuple[int, int]:
     """Of many callers of a session: how many calls go side by side for the most answers a second, and how many pictures into one at most.
 
