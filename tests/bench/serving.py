@@ -14,6 +14,7 @@ import argparse
 import importlib.util
 import json
 import multiprocessing
+import os
 import shutil
 import subprocess
 import sys
@@ -38,7 +39,7 @@ NETWORKS: dict[str, dict[str, Any]] = {
     "lite0": {"model": "efficientnet_lite0", "epochs": 5},
 }
 """What a run is told. How well it learns does not matter here, and nothing else than its weights is served by anybody."""
-SMALL = {"n_train": 64, "n_val": 32, "n_test": 32, "doctor": "off"}
+SMALL = {"n_train": 64, "n_val": 16, "n_test": 16, "doctor": "off"}
 
 
 @dataclass(frozen=True)
@@ -128,9 +129,10 @@ class Bench:
             wishes = {name: value for name, value in (NETWORKS[network] | SMALL).items() if name in TrainConfig.model_fields}
             options = [word for name, value in wishes.items() for word in ("--set", f"{name}={value}")]
             train = ["catdog", "train", "--data", str(self.data), "--run", str(folder / "run"), *options]
+            environment = dict(os.environ) | {"CATDOG_DATA_DIR": str(self.work / "data")}
             with (self.work / "making.log").open("ab") as log:
                 for words in (train, ["tests.bench.servers.networks", str(package), str(folder / "network")]):
-                    subprocess.run([sys.executable, "-m", *words], check=True, stdout=log, stderr=log)
+                    subprocess.run([sys.executable, "-m", *words], check=True, env=environment, stdout=log, stderr=log)
             publish(package, folder / "making")
             (folder / "making").rename(folder / "served")
         return package
