@@ -13,9 +13,7 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
-import psycopg
 import sqlalchemy
-from psycopg.pq import TransactionStatus
 from sqlalchemy import JSON, BigInteger, Boolean, Column, Connection, Double, Engine, ForeignKey, Index, Integer, MetaData, Table
 from sqlalchemy import event as hooks
 from sqlalchemy.exc import ArgumentError, DBAPIError, InternalError, OperationalError
@@ -193,21 +191,12 @@ def _shown(url: sqlalchemy.URL) -> str:
     return repr(url.set(query={}).render_as_string())
 
 
-class _Impatient(psycopg.Connection[Any]):
-    """A connection that does not wait for ever for a server that has stopped answering: the server's own time limit is none then."""
+def _connect_to_postgresql(_dialect: sqlalchemy.Dialect, _record: object, arguments: list[Any], options: dict[str, Any]) -> object:
+    from catdog.postgresql import Impatient  # a service with SQLite is up a tenth of a second sooner without psycopg
 
-    def wait(self, *args: Any, **options: Any) -> Any:
-        """Let the server answer, within its limit and a second."""
-        try:
-            return super().wait(*args, **{**options, "timeout": BUSY_SECONDS + 1})
-        except psycopg.OperationalError:
-            if self.pgconn.transaction_status == TransactionStatus.ACTIVE:  # what it answers later is nobody's
-                self.pgconn.finish()
-            raise
-
-
-def _connect_to_postgresql(_dialect: sqlalchemy.Dialect, _record: object, arguments: list[Any], options: dict[str, Any]) -> _Impatient:
-    return _Impatient.connect(*arguments, **options)
+    connection = Impatient.connect(*arguments, **options)
+    connection.seconds = BUSY_SECONDS
+    return connection
 
 
 def _set_up_sqlite(connection: sqlite3.Connection, _record: object) -> None:

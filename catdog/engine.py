@@ -30,5 +30,5 @@ class Engine:
 
     def run(self, outputs: Sequence[str], pixels: NDArray[np.uint8], *, alone: bool = True) -> list[NDArray[np.float32]]:
         """pixels (N, S, S, 3) uint8 -> the named outputs, each (N, ...) float32, and no others; `alone`: nobody else calls now."""
-        session = self._wide if alone else self._narrow
+        session = self._wide if alone and devices.has_room() else self._narrow
         return [np.asarray(output, dtype=np.float32) for output in session.run(list(outputs), {"pixels": pixels})]

@@ -26,9 +26,6 @@ MIN_SIDE = 8
 MAX_SIDE = 16_384
 MAX_IMAGE_SIZE = 1024
 """Pixels. The largest square that a network is made for."""
-SPARE = 2.0
-"""A JPEG that is to be shrunk is decoded so small that so many of its pixels are left for each that is wanted: Pillow's own gap for
-thumbnails. On photographs enlarged to 3024 pixels the pixels then differ by 0.4 of 255 in the mean from those of the whole picture."""
 
 # Pillow's own, laxer limit only warns; ours is checked right after opening. Filters are global: set once, not in each thread.
 warnings.simplefilter("ignore", Image.DecompressionBombWarning)
@@ -161,7 +158,9 @@ class Preprocess:
         return np.asarray(resized, dtype=np.uint8)
 
     def pixels_of(self, data: bytes) -> NDArray[np.uint8]:
-        """Bytes of a picture -> pixels (S, S, 3) uint8: what validation measures and serving sees. A large JPEG is decoded smaller (SPARE).
+        """Bytes of a picture -> pixels (S, S, 3) uint8: what validation measures and serving sees. A large JPEG is decoded at a half, a
+        quarter or an eighth, but never smaller than what is wanted of it. Of 200 photographs enlarged to 3024 pixels the pixels then
+        differ by 1.1 of 255 in the mean from those of the whole pictures, the probabilities by 0.001, and no label.
 
         Raises:
             UnsupportedType, TooLarge, BadImage: as `read`.
@@ -188,10 +187,10 @@ class Preprocess:
         return (right - left) * (bottom - top) / (width * height)
 
     def _spare(self, width: int, height: int) -> float:
-        """How many times smaller a picture may be decoded; it holds for the turned one too, as the square has no orientation."""
+        """How many times more pixels a picture has than are wanted of it; of the turned one too, as the square has no orientation."""
         left, top, right, bottom = self._box(width, height)
         across, down = self._target(width, height)
-        return min((right - left) / across, (bottom - top) / down) / SPARE
+        return min((right - left) / across, (bottom - top) / down)
 
     def _box(self, width: int, height: int) -> tuple[float, float, float, float]:
         """What is kept of a picture, in its pixels: left, top, right, bottom."""

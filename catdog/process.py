@@ -47,8 +47,7 @@ def start(
 
     def prepare() -> None:
         die_with_parent(parent)
-        if niceness:
-            _step_back(niceness)
+        _step_back(os.nice(niceness))
 
     return subprocess.Popen(
         command, env=environment, stdin=subprocess.DEVNULL, stdout=stdout, stderr=stderr,
@@ -57,13 +56,12 @@ def start(
 
 
 def _step_back(niceness: int) -> None:
-    """Make this process and its session nicer.
+    """Make this process's new session as nice as the process is.
 
     Where the kernel shares the cores among sessions first (sched(7), "The autogroup feature"), a process's own niceness only counts
-    within its session, and a session has one of its own.
+    within its session, and a session has one of its own, which begins with 0.
     """
-    os.nice(niceness)
-    for _ in range(_TRIES):
+    for _ in range(_TRIES if niceness > 0 else 0):
         try:
             Path("/proc/self/autogroup").write_text(str(niceness))
         except BlockingIOError:  # users other than root may change ten a second on a whole machine

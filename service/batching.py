@@ -45,7 +45,7 @@ class Batching:
         for thread in self._threads:
             thread.start()
 
-    def submit(self, predictor: Predictor, pixels: NDArray[np.uint8], *, explain: bool, alone: bool) -> Future[list[Prediction]]:
+    def submit(self, predictor: Predictor, pixels: NDArray[np.uint8], *, alone: bool, explain: bool = False) -> Future[list[Prediction]]:
         """Answer pixels (N, S, S, 3) uint8 in their turn, unless cancelled before, as Predictor.predict does."""
         asked = _Asked(predictor, pixels, explain, alone)
         with self._changed:
@@ -86,10 +86,11 @@ def _compute(asked: list[_Asked]) -> None:
     try:
         pixels = asked[0].pixels if len(asked) == 1 else np.concatenate([one.pixels for one in asked])
         predictions = iter(asked[0].predictor.predict(pixels, explain=asked[0].explain, alone=len(asked) == 1 and asked[0].alone))
+        answers = [[next(predictions) for _ in one.pixels] for one in asked]
     except Exception as error:  # noqa: BLE001 - it is the askers' to handle, and the thread must go on
         for one in asked:
             one.answer.set_exception(error)
         return
     INFER.observe(time.perf_counter() - began)
-    for one in asked:
-        one.answer.set_result([next(predictions) for _ in one.pixels])
+    for one, answer in zip(asked, answers, strict=True):
+        one.answer.set_result(answer)

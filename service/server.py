@@ -20,14 +20,13 @@ from catdog.machine import Machine, problems
 from catdog.settings import Settings
 from service.app import create_app
 from service.door import address
+from service.protocol import Protocol
 
 log = logging.getLogger("catdog.service")
 
 GRACE_SECONDS = 5
 """From SIGTERM until requests under way are cut off."""
 BACKLOG = 2048
-MAX_HEAD_BYTES = 64 * 2**10
-"""So much of a request line with headers is kept while its end has not come. Nothing behind the protocol sees it before that."""
 
 
 class Server(uvicorn.Server):
@@ -35,8 +34,7 @@ class Server(uvicorn.Server):
 
     def __init__(self, app: FastAPI, settings: Settings) -> None:
         super().__init__(uvicorn.Config(
-            # Not httptools, which uvicorn would rather take: it puts no limit to the headers of a request.
-            app, loop="uvloop", http="h11", h11_max_incomplete_event_size=MAX_HEAD_BYTES, ws="none", lifespan="on",
+            app, loop="uvloop", http=Protocol, ws="none", lifespan="on",
             log_config=None, access_log=False,
             server_header=False, proxy_headers=False, timeout_graceful_shutdown=GRACE_SECONDS,
         ))
@@ -71,6 +69,7 @@ class Server(uvicorn.Server):
 
 def main() -> int:
     """Serve until SIGTERM or SIGINT; return the exit status: 0, or 2 when this machine is not set up to run."""
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False  # each line would ask the system for them
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="time=%(asctime)s level=%(levelname)s logger=%(name)s %(message)s")
     for name in ("uvicorn", "filelock", "kombu", "celery", "amqp"):
         logging.getLogger(name).setLevel(logging.WARNING)

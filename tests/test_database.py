@@ -160,7 +160,7 @@ def test_a_server_that_has_stopped_answering_is_unavailable(
         insert(connection)
         backend = connection.scalar(text("SELECT pg_backend_pid()"))
     assert isinstance(backend, int)
-    monkeypatch.setattr("catdog.database.BUSY_SECONDS", -0.5)  # half a second, see _Impatient
+    monkeypatch.setattr("catdog.database.BUSY_SECONDS", -0.5)  # half a second, see Impatient
     os.kill(backend, signal.SIGSTOP)
     os.kill(postgres.server.pid, signal.SIGSTOP)  # the one who would answer to a new connection
     try:

@@ -108,6 +108,31 @@ def test_a_refused_client_that_sends_for_ever_is_let_go(shared_service: Service,
             connection.sendall(b"10000\r\n" + bytes(2**16) + b"\r\n")
 
 
+HEAD = b"POST /v1/jobs HTTP/1.1\r\nHost: localhost\r\n"
+CHUNKED = HEAD + b"Content-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+@pytest.mark.parametrize(("head", "more"), [
+    (HEAD + b"X-Long: ", b"x" * 4096), (HEAD, b"X-Many: " + b"x" * 4000 + b"\r\n"), (b"", b"\r\n" * 2048), (b"GET /", b"x" * 4096),
+    (CHUNKED + b"0\r\nTrailer: ", b"x" * 4096), (CHUNKED + b"0\r\n", b"T: " + b"x" * 4000 + b"\r\n"), (CHUNKED + b"1;e=", b"x" * 4096),
+], ids=["header", "headers", "empty lines", "request line", "trailer", "trailers", "chunk extension"])
+def test_what_is_no_body_has_a_limit_and_an_end(shared_service: Service, head: bytes, more: bytes) -> None:
+    """Sent bit by bit, without the end that would let the service answer."""
+    with socket.create_connection(("127.0.0.1", shared_service.port), timeout=20) as connection, contextlib.suppress(ConnectionError):
+        connection.sendall(head)
+        sent = 0
+        while sent < 2**22:
+            connection.sendall(more)
+            sent += len(more)
+    assert sent < 2**22, "refused before four mebibytes"
+    assert shared_service.client.get("/health/live").status_code == 200
+
+
+def test_a_head_that_comes_at_once_has_a_limit_too(shared_service: Service) -> None:
+    for size, status in ((60_000, b"404"), (70_000, b"400")):
+        assert converse(shared_service, b"GET /nothing HTTP/1.1\r\nHost: localhost\r\nX: " + b"x" * size + b"\r\n\r\n")[9:12] == status
+
+
 @pytest.mark.parametrize(("path", "kind"), [
     ("/v1/jobs", "application/json"), ("/v1/datasets", "application/zip"), ("/v1/predict", "image/png"),
     ("/v1/predict/batch", "multipart/form-data; boundary=x"),

@@ -337,3 +337,11 @@ def test_a_run_that_is_done_counts_however_it_leaves(scene: Scene) -> None:
         say(**{DONE!r}); sys.stdout.flush(); os.close(1); os.kill(os.getpid(), signal.SIGKILL)
     """)
     assert job.state is JobState.SUCCEEDED
+
+
+@pytest.mark.parametrize("niceness", [0, 11])
+def test_a_run_steps_back_as_far_as_the_settings_say(tmp_path: Path, niceness: int) -> None:
+    scene = Scene(tmp_path, run_niceness=niceness)
+    job = scene.run('say(kind="failed", code="internal", message=str(os.nice(0)), remedy="none")')
+    assert job.error["message"] == str(min(os.nice(0) + niceness, 19))
+    scene.engine.dispose()

@@ -22,6 +22,6 @@ from service.routes import (
 )
 
 ROUTERS: list[APIRouter] = [
-    discovery.router, health.router, metrics.router, system.router, datasets.router, jobs.router, successors.router, epochs.router,
-    doctor.router, models.router, verify.router, predict.router, batch.router, bulk.router, v2.router, problems.router,
+    predict.router, discovery.router, health.router, metrics.router, system.router, datasets.router, jobs.router, successors.router,
+    epochs.router, doctor.router, models.router, verify.router, batch.router, bulk.router, v2.router, problems.router,
 ]

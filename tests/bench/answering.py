@@ -1,4 +1,4 @@
-"""Contender, CONTENDERS, running, load, raw_loop: servers that answer photographs, the client that asks them, and the loop without either."""
+"""Contender, CONTENDERS, running, load, raw_loop: servers that answer photographs, the client that asks, and the loop without either."""
 
 import contextlib
 import itertools

@@ -1,10 +1,10 @@
 """How soon the service is ready and what it takes; how long a prediction takes while a job trains beside it.
 
-    python -m tests.bench.beside ready --data FOLDER [--work FOLDER] [--repeats 5]     from the start of the process, with the default network
-    python -m tests.bench.beside training --data FOLDER [--seconds 60]                 p95 of one client, idle and beside a job
+    python -m tests.bench.beside ready --data FOLDER [--work FOLDER] [--repeats 5]
+    python -m tests.bench.beside training --data FOLDER [--seconds 60]
 
-`training` starts the whole of catdog (`catdog up`), trains the default network, asks it, then lets a job train all of that network and
-asks again. `ready` serves the package that tests.bench.serving has made.
+`ready` starts the service with the default network, again and again, and asks until it is ready. `training` starts the whole of catdog
+(`catdog up`), trains the default network, asks it through one connection, then lets a job train all of that network and asks again.
 """
 
 import argparse
@@ -32,12 +32,13 @@ LONG_JOB = {"trainable": "all", "epochs": 1000, "patience": 1000, "doctor": "off
 def ready(bench: Bench, console: Console, *, repeats: int) -> None:
     """Start the service again and again."""
     bench.package("lite0")
+    data = bench.work / "lite0" / "served"
+    environment = dict(os.environ) | {"CATDOG_DATA_DIR": str(data), "CATDOG_PORT": "0", "CATDOG_DEVICE": "cpu"}
+    announcement = data / "service.json"
     seconds, memory, decoders = [], [], []
     for _ in range(repeats):
-        began = time.perf_counter()
-        environment = dict(os.environ) | {"CATDOG_DATA_DIR": str(bench.work / "lite0" / "served"), "CATDOG_PORT": "0", "CATDOG_DEVICE": "cpu"}
-        announcement = bench.work / "lite0" / "served" / "service.json"
         announcement.unlink(missing_ok=True)
+        began = time.perf_counter()
         with (bench.work / "servers.log").open("ab") as log:
             service = psutil.Popen([sys.executable, "-m", "service"], env=environment, stdout=log, stderr=log)
         try:

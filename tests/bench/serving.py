@@ -1,4 +1,4 @@
-"""Requests per second and latency of POST /v1/predict beside LitServe, BentoML and plain FastAPI: same machine, weights, photographs, client.
+"""Requests per second and latency of POST /v1/predict beside LitServe, BentoML and plain FastAPI: same weights, photographs and client.
 
     python -m tests.bench.serving --data FOLDER [--seconds 12] [--cases b0-web b0-phone lite0-web] [--workers 1 2] [--fresh]
 
@@ -14,6 +14,7 @@ import argparse
 import importlib.util
 import json
 import multiprocessing
+import os
 import shutil
 import subprocess
 import sys
@@ -38,7 +39,7 @@ NETWORKS: dict[str, dict[str, Any]] = {
     "lite0": {"model": "efficientnet_lite0", "epochs": 5},
 }
 """What a run is told. How well it learns does not matter here, and nothing else than its weights is served by anybody."""
-SMALL = {"n_train": 64, "n_val": 32, "n_test": 32, "doctor": "off"}
+SMALL = {"n_train": 64, "n_val": 16, "n_test": 16, "doctor": "off"}
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,8 @@ class Bench:
         row = {"bench": "serving", "case": case, "contender": contender, "connections": connections, **result}
         with self.out.open("a") as file:
             file.write(json.dumps(row) + "\n")
-        Console(stderr=True).print(f"{case}, {contender}, {connections} connections: {result['requests_per_second']:.1f}/s", highlight=False)
+        said = f"{case}, {contender}, {connections} connections: {result['requests_per_second']:.1f}/s"
+        Console(stderr=True).print(said, highlight=False)
 
     def photos(self, kind: str) -> list[Path]:
         """JPEG files: photographs as they are, or as a phone would have taken them."""
@@ -126,10 +128,11 @@ class Bench:
             shutil.rmtree(folder, ignore_errors=True)
             wishes = {name: value for name, value in (NETWORKS[network] | SMALL).items() if name in TrainConfig.model_fields}
             options = [word for name, value in wishes.items() for word in ("--set", f"{name}={value}")]
-            train = ["catdog", "train", "--data", self.data, "--run", folder / "run", *options]
+            train = ["catdog", "train", "--data", str(self.data), "--run", str(folder / "run"), *options]
+            environment = dict(os.environ) | {"CATDOG_DATA_DIR": str(self.work / "data")}
             with (self.work / "making.log").open("ab") as log:
-                for words in (train, ["tests.bench.servers.networks", package, folder / "network"]):
-                    subprocess.run([sys.executable, "-m", *words], check=True, stdout=log, stderr=log)
+                for words in (train, ["tests.bench.servers.networks", str(package), str(folder / "network")]):
+                    subprocess.run([sys.executable, "-m", *words], check=True, env=environment, stdout=log, stderr=log)
             publish(package, folder / "making")
             (folder / "making").rename(folder / "served")
         return package
@@ -144,20 +147,21 @@ def report(name: str, rows: list[dict[str, Any]], console: Console) -> None:
     for row in rows:
         latencies = [f"{row[key]:.1f}" if key in row else "" for key in ("p50_ms", "p95_ms", "p99_ms")]
         failed = str(row["not_200"] + row["broken"] + row["timeouts"]) if "not_200" in row else ""
-        table.add_row(
-            row["contender"], str(row["connections"] or ""), f"{row['requests_per_second']:.1f}", *latencies, failed, str(row.get("memory_mb", "")),
-        )
+        pace, memory = f"{row['requests_per_second']:.1f}", str(row.get("memory_mb", ""))
+        table.add_row(row["contender"], str(row["connections"] or ""), pace, *latencies, failed, memory)
     console.print(table)
-    pace = {row["contender"]: row["requests_per_second"] for row in rows if row["connections"] in (0, CONNECTIONS[-1])}
+    paces = {row["contender"]: row["requests_per_second"] for row in rows if row["connections"] in (0, CONNECTIONS[-1])}
     alone = {row["contender"]: row["p50_ms"] for row in rows if row["connections"] == 1}
-    peers = [contender for contender in pace if contender not in ("catdog", RAW)]
-    if not peers or "catdog" not in pace:
+    peers = [contender for contender in paces if contender not in ("catdog", RAW)]
+    if not peers:
         return
-    best, quickest = max(peers, key=pace.__getitem__), min(peers, key=alone.__getitem__)
+    best, quickest = max(peers, key=paces.__getitem__), min(peers, key=alone.__getitem__)
+    mark = f" (the mark is {case.against_raw:.0%})" if case.against_raw else ""
     console.print(
-        f"16 connections: {pace['catdog'] / pace[best]:.2f} times the best peer, {best} (the mark is {case.against_best}); "
-        f"{pace['catdog'] / pace[RAW]:.0%} of the raw loop" + (f" (the mark is {case.against_raw:.0%})" if case.against_raw else ""),
-        f"1 connection: p50 {alone['catdog']:.1f} ms; of the quickest peer, {quickest}, {alone[quickest]:.1f} ms", sep="\n", highlight=False,
+        f"16 connections: {paces['catdog'] / paces[best]:.2f} times the best peer, {best} (the mark is {case.against_best}); "
+        f"{paces['catdog'] / paces[RAW]:.0%} of the raw loop{mark}",
+        f"1 connection: p50 {alone['catdog']:.1f} ms; the quickest peer, {quickest}: {alone[quickest]:.1f} ms",
+        sep="\n", highlight=False,
     )
 
 

@@ -15,7 +15,7 @@ class Classifier:
     def __init__(self) -> None:
         self.session = onnxruntime.InferenceSession(NETWORK / "network.onnx", providers=["CPUExecutionProvider"])
 
-    @bentoml.api
+    @bentoml.api  # type: ignore[untyped-decorator]
     def predict(self, file: Image) -> dict[str, float]:
         images = transform(file.convert("RGB")).unsqueeze(0).numpy()
         return answer(torch.from_numpy(self.session.run(None, {"images": images})[0]))

@@ -12,8 +12,8 @@ from PIL import Image
 from tests.bench.servers.preparing import NETWORK, WORKERS, answer, transform
 
 
-class ClassifierAPI(ls.LitAPI):
-    def setup(self, device: str) -> None:
+class ClassifierAPI(ls.LitAPI):  # type: ignore[misc]
+    def setup(self, device: str) -> None:  # noqa: ARG002
         self.session = onnxruntime.InferenceSession(NETWORK / "network.onnx", providers=["CPUExecutionProvider"])
 
     def decode_request(self, request):  # type: ignore[no-untyped-def]  # as in its documentation; it asks the annotation what comes

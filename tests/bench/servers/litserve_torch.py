@@ -9,7 +9,7 @@ from PIL import Image
 from tests.bench.servers.preparing import WORKERS, answer, network, transform
 
 
-class ClassifierAPI(ls.LitAPI):
+class ClassifierAPI(ls.LitAPI):  # type: ignore[misc]
     def setup(self, device: str) -> None:
         self.model = network().to(device)
         self.device = device

@@ -1,0 +1,191 @@
+"""Under load: places are counted, who finds none is told so at once, who leaves is forgotten, health and metrics answer all the while."""
+
+import asyncio
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from prometheus_client import REGISTRY
+
+from catdog import device
+from catdog.errors import Unavailable
+from catdog.inference import Prediction, Predictor
+from catdog.settings import Settings
+from service import lookout
+from service.admission import Admission
+from service.lookout import Lookout
+from tests.serving import SIZE, Service, is_problem, picture, publish, wait_for
+
+pytest_plugins = ("tests.service_fixtures",)
+
+RED = picture((250, 10, 0))
+
+
+class Stuck(Predictor):
+    """Computes when the gate is opened."""
+
+    gate: threading.Event
+    entered: threading.Semaphore
+
+    def predict(self, pixels: NDArray[np.uint8], **options: Any) -> list[Prediction]:
+        self.entered.release()
+        assert self.gate.wait(60)
+        return super().predict(pixels, **options)
+
+
+@contextmanager
+def busy(service: Service) -> Iterator[None]:
+    """Every thread that computes is at work inside."""
+    stuck = Stuck.load(next(path for path in service.settings.models.iterdir()), device="cpu")
+    assert isinstance(stuck, Stuck)
+    stuck.gate, stuck.entered = threading.Event(), threading.Semaphore(0)
+    for _ in range(device.cores()):
+        service.parts.predictors._batching.submit(stuck, np.zeros((1, SIZE, SIZE, 3), np.uint8), alone=False)
+    for _ in range(device.cores()):
+        assert stuck.entered.acquire(timeout=20)
+    try:
+        yield
+    finally:
+        stuck.gate.set()
+
+
+@pytest.fixture
+def served(settings: Settings, serve: Callable[[Settings], Service]) -> Service:
+    """Two places, and no more."""
+    service = serve(settings.model_copy(update={"max_predictions": 2}))
+    service.wait_until_served(publish(service.parts).version)
+    return service
+
+
+def counted(name: str, **labels: str) -> float:
+    return REGISTRY.get_sample_value(name, labels) or 0.0
+
+
+def inside() -> float:
+    return counted("catdog_predict_inside")
+
+
+def post(service: Service, **options: Any) -> httpx.Response:
+    return httpx.post(f"{service.client.base_url}/v1/predict", files={"file": RED}, timeout=60, **options)
+
+
+def test_who_finds_no_place_is_turned_away_at_once_and_health_answers(served: Service) -> None:
+    refused = counted("catdog_predict_refused_total", reason="full")
+    with ThreadPoolExecutor(2) as clients:
+        with busy(served):
+            waiting = [clients.submit(post, served) for _ in range(2)]
+            wait_for(lambda: inside() == 2, what="both places to be taken")
+            problem = post(served)
+            is_problem(problem, 503, "unavailable")
+            assert problem.headers["retry-after"] and not any(one.done() for one in waiting)
+            assert served.client.get("/health/live").status_code == served.client.get("/health/ready").status_code == 200
+            assert "catdog_predict_inside 2.0" in served.client.get("/metrics").text
+        assert [one.result().json()["label"] for one in waiting] == ["cat", "cat"]
+    assert counted("catdog_predict_refused_total", reason="full") == refused + 1 and inside() == 0
+
+
+def test_who_has_no_place_is_not_listened_to(served: Service) -> None:
+    """The refusal comes before any of the picture has been sent."""
+    with ThreadPoolExecutor(2) as clients, busy(served):
+        waiting = [clients.submit(post, served) for _ in range(2)]
+        wait_for(lambda: inside() == 2, what="both places to be taken")
+        with socket.create_connection(("127.0.0.1", served.port), timeout=20) as client:
+            client.sendall(b"POST /v1/predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/png\r\nContent-Length: 9000000\r\n\r\n")
+            assert client.recv(4096).startswith(b"HTTP/1.1 503")
+        assert len(waiting) == 2
+
+
+def test_a_picture_that_waits_too_long_gives_up_its_place(settings: Settings, serve: Callable[[Settings], Service]) -> None:
+    service = serve(settings.model_copy(update={"predict_seconds": 0.5}))
+    service.wait_until_served(publish(service.parts).version)
+    late = counted("catdog_predict_refused_total", reason="deadline")
+    with busy(service):
+        assert "0.5 seconds" in is_problem(post(service), 503, "unavailable")["detail"]
+        assert inside() == 0 and not [one for one in service.parts.predictors._batching._waiting if not one.answer.cancelled()]
+    assert post(service).json()["label"] == "cat"
+    assert counted("catdog_predict_refused_total", reason="deadline") == late + 1
+
+
+def test_who_leaves_is_forgotten(served: Service) -> None:
+    left = counted("catdog_predict_refused_total", reason="client_left")
+    with busy(served):
+        head = f"POST /v1/predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/png\r\nContent-Length: {len(RED)}\r\n\r\n"
+        with socket.create_connection(("127.0.0.1", served.port)) as client:
+            client.sendall(head.encode() + RED)
+            wait_for(lambda: len(served.parts.predictors._batching._waiting) == 1, what="the picture to wait")
+        wait_for(lambda: inside() == 0, what="the place to be free")
+        (waiting,) = served.parts.predictors._batching._waiting
+        assert waiting.answer.cancelled()
+    assert post(served).json()["label"] == "cat"
+    assert counted("catdog_predict_refused_total", reason="client_left") == left + 1
+
+
+def test_who_is_alone_is_known() -> None:
+    async def work() -> list[bool]:
+        admission, seen = Admission(2, seconds=60), []
+        async with admission.place():
+            seen.append(admission.is_alone)
+            async with admission.place():
+                seen.append(admission.is_alone)
+                with pytest.raises(Unavailable, match="at most 2"):
+                    async with admission.place():
+                        pass
+            seen.append(admission.is_alone)
+        return seen
+
+    assert asyncio.run(work()) == [True, False, True]
+
+
+def test_metrics_tell_every_stage_and_route(served: Service) -> None:
+    before = {stage: counted("catdog_predict_stage_seconds_count", stage=stage) for stage in ("receive", "decode", "queue", "infer")}
+    post(served)
+    times = {"receive": 1, "decode": 1, "queue": 2, "infer": 1}
+    assert {stage: counted("catdog_predict_stage_seconds_count", stage=stage) - before[stage] for stage in before} == times
+    served.client.request("BREW", "/v1/models/7")
+    answer = served.client.get("/metrics")
+    assert answer.headers["content-type"].startswith("text/plain; version=")
+    assert 'catdog_http_request_seconds_count{method="POST",route="/v1/predict",status="200"}' in answer.text
+    assert 'method="other"' in answer.text and "BREW" not in answer.text and "/v1/models/7" not in answer.text
+    assert "process_resident_memory_bytes" in answer.text
+
+
+def test_metrics_need_the_token(settings: Settings, serve: Callable[[Settings], Service]) -> None:
+    token = settings.root / "token"
+    token.write_text("a-token-of-some-length")
+    service = serve(settings.model_copy(update={"token_file": token}))
+    is_problem(service.client.get("/metrics"), 401, "unauthorized")
+    assert service.client.get("/metrics", headers={"Authorization": "Bearer a-token-of-some-length"}).status_code == 200
+
+
+def test_a_look_that_takes_long_is_answered_by_the_last_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lookout, "PATIENCE_SECONDS", 0.01)
+    gate, looks = threading.Event(), []
+
+    def slow() -> str:
+        looks.append(1)
+        assert gate.wait(20)
+        return "new"
+
+    async def work() -> list[str | None]:
+        watch: Lookout[str] = Lookout()
+        never = await watch.see(slow)
+        gate.set()
+        while (now := await watch.see(lambda: "old")) is None:
+            pass
+        gate.clear()
+        seen = [never, now, await watch.see(slow), await watch.see(slow)]
+        monkeypatch.setattr(lookout, "STALE_SECONDS", 0.0)
+        seen.append(await watch.see(slow))
+        gate.set()
+        watch.close()
+        return seen
+
+    assert asyncio.run(work()) == [None, "new", "new", "new", None]
+    assert len(looks) == 2  # never two at a time
