@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from catdog.calibration import REASONS, Bank, Calibration, Reason, softmax
 from catdog.engine import Engine
-from catdog.errors import CorruptPackage, ExplainUnavailable
+from catdog.errors import CatdogError, CorruptPackage, ExplainUnavailable
 from catdog.explanation import class_activation
 from catdog.files import sha256_of
 from catdog.images import Preprocess
@@ -107,12 +107,19 @@ class Predictor:
             CorruptPackage: a file is missing or changed, or an answer differs.
         """
         manifest = read_manifest(folder, digest=digest)
-        engine = Engine(folder / "model.onnx", device=device, shared=shared)
+        try:
+            engine = Engine(folder / "model.onnx", device=device, shared=shared)
+        except (CatdogError, MemoryError):
+            raise
+        except Exception as error:  # onnxruntime raises its own kinds, without a common parent
+            raise CorruptPackage(f"Expected a network that onnxruntime opens. Received: {type(error).__name__}.") from error
         try:
             predictor = cls(folder, manifest, engine)
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            predictor._self_test()
+        except (CorruptPackage, MemoryError):
+            raise
+        except Exception as error:
             raise CorruptPackage(f"Expected a whole model package. Received: one in which this is wrong: {error!r}.") from error
-        predictor._self_test()
         return predictor
 
     @property

@@ -135,7 +135,8 @@ def _compared(prepared: "Prepared", exact: Path) -> Generator[Progress, None, Ch
     rounded, val = work / "int8.onnx", prepared.records["val"]
     try:
         chosen = balance.draw(prepared.records["train"], quantisation.PICTURES, seed=config.seed)
-        quantisation.quantise(exact, _pixels(prepared, chosen), rounded)
+        if not rounded.exists():  # an earlier attempt's may have been answered by already
+            quantisation.quantise(exact, _pixels(prepared, chosen), rounded)
         taken = quantisation.milliseconds([exact, rounded], _pixels(prepared, val[: quantisation.ROUNDS]))
     except (OSError, MemoryError):  # the run's own trouble, which a new attempt may be spared
         raise

@@ -142,6 +142,8 @@ class _Decoder:
             answer = _REFUSALS[said.pop("code")](said.pop("message"), **said) if said else None
         except (OSError, ValueError, LookupError, TypeError, AttributeError):  # nothing more, or not what a decoder says
             return self.end()
+        if self.was_up and self._asked is None:  # it speaks unasked: what it says next would be another's answer
+            return self.end()
         self.was_up = True
         self._answer(answer)
         return self._on_idle(self)
@@ -150,10 +152,11 @@ class _Decoder:
         """Settle what was asked, unless nothing was."""
         if self._timer is not None:
             self._timer.cancel()
-        if self._asked is None or self._asked.done():
+        asked, self._asked = self._asked, None
+        if asked is None or asked.done():
             return
         if refusal is not None:
-            self._asked.set_exception(refusal)
+            asked.set_exception(refusal)
         else:
             pixels = np.frombuffer(self._memory, np.uint8, 3 * self._side**2).reshape(self._side, self._side, 3)
-            self._asked.set_result(pixels.copy())
+            asked.set_result(pixels.copy())

@@ -140,8 +140,11 @@ class Predictors:
             self._woken.wait(READ_SECONDS)
 
     def _look(self) -> None:
-        self._wanted = self._registry.aliases()
-        for alias, version in self._wanted.items():
+        wanted = self._registry.aliases()
+        if wanted != self._wanted:  # somebody has set one, perhaps by another service
+            self._quarantine = {}
+        self._wanted = wanted
+        for alias, version in wanted.items():
             current = self._aliases.get(alias)
             if current is None or current.model.version != version:
                 self._swap(alias, version)
@@ -149,8 +152,8 @@ class Predictors:
     def _swap(self, alias: str, version: int) -> None:
         try:
             served = self._load(version)
-        except CorruptPackage:
-            return  # the log has it, and the quarantine
+        except (CorruptPackage, NotFound):
+            return  # the log has it, and the quarantine; other aliases go on
         self._aliases = {**self._aliases, alias: served}
         log.info("event=model_served alias=%s version=%d", alias, version)
 
@@ -184,12 +187,7 @@ class Predictors:
         return served
 
     def _predictor(self, model: Model, folder: Path) -> Predictor:
-        try:
-            predictor = Predictor.load(folder, device=self._device, shared=True, digest=model.digest)
-        except (CatdogError, MemoryError):
-            raise
-        except Exception as error:  # onnxruntime raises its own kinds, without a common parent
-            raise CorruptPackage(f"Expected a network that onnxruntime opens. Received: {type(error).__name__}.") from error
+        predictor = Predictor.load(folder, device=self._device, shared=True, digest=model.digest)
         if list(predictor.labels) != model.labels:
             raise CorruptPackage(f"Expected the labels {model.labels} of model {model.version}. Received: {list(predictor.labels)}.")
         return predictor

@@ -25,7 +25,7 @@ from typing import Any, Literal
 from catdog import process
 from catdog.comparison import Comparison
 from catdog.config import TrainConfig
-from catdog.errors import FAILURES, BadConfig, Unavailable
+from catdog.errors import FAILURES, BadConfig, CatdogError, NotFound, Unavailable
 from catdog.files import sync_folder
 from catdog.jobs import Claim, JobState, JobStore
 from catdog.kinds import config_of
@@ -116,7 +116,7 @@ class Supervisor:
         try:
             config_of(claim.kind, claim.config).write(folder)
             run = self._start(claim, folder)
-        except (OSError, BadConfig) as error:
+        except (OSError, BadConfig, NotFound, Unavailable) as error:
             self._not_started(claim, error)
             return
         try:
@@ -128,11 +128,12 @@ class Supervisor:
         self._conclude(claim, run, status=status, folder=folder)
 
     def _start(self, claim: Claim, folder: Path) -> Run:
+        command = self._command(claim, folder)
         reading, writing = os.pipe()
         try:
             with (folder / "log.txt").open("ab") as log_file:
                 child = process.start(
-                    self._command(claim, folder), environment=self._settings.run_environment(), niceness=self._settings.run_niceness,
+                    command, environment=self._settings.run_environment(), niceness=self._settings.run_niceness,
                     stdout=writing, stderr=log_file,
                 )
         except OSError:
@@ -142,9 +143,11 @@ class Supervisor:
             os.close(writing)
         return Run(child, reading)
 
-    def _not_started(self, claim: Claim, error: OSError | BadConfig) -> None:
+    def _not_started(self, claim: Claim, error: OSError | CatdogError) -> None:
         message = f"Expected a run that starts. Received: {error}."
-        if isinstance(error, BadConfig):
+        if isinstance(error, Unavailable):  # the database is busy or away
+            self._jobs.release(claim, counted=False, reason=message)
+        elif isinstance(error, CatdogError):
             self._fail(claim, "config", message)
         elif error.errno in (errno.ENOSPC, errno.EDQUOT):
             self._fail(claim, "disk_full", message)
@@ -163,9 +166,10 @@ class Supervisor:
         """The published models that a run compares; a training that shall be promoted brings the challenger itself."""
         if claim.kind == "compare":
             return {role: self._registry.get(claim.config[role]) for role in ("challenger", "champion")}
+        if claim.kind != "train":
+            return {}
         publish = TrainConfig.parse(claim.config).publish
-        wanted = claim.kind == "train" and publish.promote == "auto"
-        champion = self._registry.champion(publish.alias) if wanted else None
+        champion = self._registry.champion(publish.alias) if publish.promote == "auto" else None
         return {} if champion is None else {"champion": champion}
 
     def _follow(self, claim: Claim, run: Run) -> None:

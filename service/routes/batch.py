@@ -17,6 +17,7 @@ from service.answers import ask_each, described, served_by
 from service.door import media_type
 from service.parts import AllParts
 from service.routes.predict import ModelName, TopK
+from service.watching import leaving
 
 router = APIRouter(prefix="/v1/predict", tags=["predictions"])
 
@@ -35,11 +36,14 @@ _BODY = {"requestBody": {"required": True, "content": {"multipart/form-data": _F
 @router.post("/batch", openapi_extra=_BODY)
 async def predict_batch(request: Request, parts: AllParts, model: ModelName = None, top_k: TopK = None) -> dict[str, Any]:
     """Send many pictures, each as a field `files` of one form. Answered in their order by one version; one bad file costs only itself."""
+    parts.admission.check()
     served = await served_by(parts, model)
     async with _form(request, limit=parts.settings.max_batch_files) as form:
         files = _files(form)
         # A byte more than a picture may have is enough to see that it is too large.
-        answers = await ask_each(parts, served, [partial(file.read, parts.settings.max_image_bytes + 1) for file in files])
+        pictures = [partial(file.read, parts.settings.max_image_bytes + 1) for file in files]
+        async with leaving(request):
+            answers = await ask_each(parts, served, pictures)
     items = [
         {"name": (file.filename or "")[:MAX_NAME_LENGTH]} | (
             {"problem": problems.of(answer).body(request.scope)} if isinstance(answer, CatdogError) else answer.to_dict(top_k)

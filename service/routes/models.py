@@ -109,6 +109,7 @@ def get(name: str, models: Models, settings: Limits) -> dict[str, Any]:
 def _check_answers(version: int, parts: Parts) -> None:
     """Load a version, so that an alias never comes to mean one that does not answer on this machine as it was made to."""
     parts.registry.get(version)
+    parts.predictors.wake()  # what is in quarantine gets another try
     try:
         parts.predictors.get(str(version))
     except Unavailable as error:

@@ -23,6 +23,7 @@ from service.parts import AllParts, Parts
 from service.predictors import Served
 from service.routes import health
 from service.tensors import IMAGE, PIXELS, Inference, Tensor, Values, Wanted, count_of, pictures_of, pixels_of, read, write
+from service.watching import leaving
 
 router = APIRouter(prefix="/v2", tags=["open inference protocol"])
 router.add_api_route("/health/ready", health.ready)
@@ -151,13 +152,15 @@ async def _ready(parts: Parts, name: str, version: int | None) -> dict[str, Any]
 async def _infer(request: Request, parts: Parts, name: str, version: int | None, header_length: int | None) -> Response:
     if encoding := request.headers.get("content-encoding"):
         raise UnsupportedType(f"Expected an uncompressed body. Received: {encoding[:50]}.", remedy="Send it without Content-Encoding.")
+    parts.admission.check()
     served = await _model(parts, name, version)
     body = bytearray()
     async for chunk in request.stream():
         body += chunk
     inference, binary = await run_in_threadpool(read, memoryview(body), header_length)
     wanted = _wanted(inference)
-    predictions = await _predictions(parts, served, inference.input, binary)
+    async with leaving(request):
+        predictions = await _predictions(parts, served, inference.input, binary)
     shown = [prediction.to_dict() for prediction in predictions]
     by_default = inference.parameters.get("binary_data_output") is True
     outputs = {one.name: _values(one, shown, is_binary=one.parameters.get("binary_data", by_default) is True) for one in wanted}
@@ -189,7 +192,8 @@ async def _predictions(parts: Parts, served: Served, tensor: Tensor, binary: mem
     if tensor.name == PIXELS:
         side = served.predictor.preprocess.image_size
         pixels = await run_in_threadpool(pixels_of, tensor, binary, image_size=side)
-        return await asyncio.wrap_future(parts.predictors.infer(served, pixels))
+        async with parts.admission.place():
+            return await asyncio.wrap_future(parts.predictors.infer(served, pixels, alone=parts.admission.is_alone))
     if tensor.name != IMAGE:
         raise BadInput(f"Expected an input called {IMAGE} or {PIXELS}. Received: {tensor.name}.")
     pictures = await run_in_threadpool(pictures_of, tensor, binary)
