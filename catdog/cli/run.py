@@ -47,7 +47,7 @@ def run(
 
 
 def rank(
-    folder: Annotated[Path, typer.Argument(help="A run folder that is in the phase `training`.")],
+    folder: Annotated[Path, typer.Argument(help="A run folder with a config.json; of a frozen backbone the features must be in it.")],
     fence: Annotated[int, typer.Option(min=0, help="The number of this attempt.")] = 0,
 ) -> None:
     """Train as one of several processes, which torchrun has started; the first prints lines as `run` does."""

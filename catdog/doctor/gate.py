@@ -108,7 +108,7 @@ def visited(make: Callable[[], Patient], examinations: Sequence[Examination], *,
     try:
         patient = make()
         report = visit(patient, examinations, budget=ends - time.monotonic())
-    except Exception as error:  # noqa: BLE001 - whatever it is, it is the doctor's, and the run goes on
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever it is, it is the doctor's, and the run goes on
         finding = Finding(
             "S00", "warning", "The doctor's own failure: what it examines could not be put together.", Culprit("catdog.doctor"),
             (f"{type(error).__name__}: {error}"[:500],), "Report it: it says nothing about the network, and the run goes on.",

@@ -5,6 +5,7 @@ N images in a batch, C labels. A patient can be anyone's: the doctor knows only 
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,16 @@ class Intent:
     """What products are multiplied in while training (autocast); weights and sums stay float32."""
     restarts: bool = False
     """The learning rate is meant to rise again on its way."""
+
+    def waives(self, path: str) -> bool:
+        """Whether a module or parameter, or a module that it lies in, is meant to do nothing."""
+        return matches(path, self.unused_ok)
+
+
+def matches(path: str, patterns: Sequence[str]) -> bool:
+    """Whether a path, or a module that it lies in, fits one of the patterns."""
+    parts = path.split(".")
+    return any(fnmatchcase(".".join(parts[:end]), pattern) for end in range(1, len(parts) + 1) for pattern in patterns)
 
 
 @dataclass(frozen=True, slots=True)

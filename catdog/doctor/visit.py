@@ -33,13 +33,13 @@ def visit(patient: Patient, examinations: Sequence[Examination], *, budget: floa
     began = time.monotonic()
     try:
         before, snapshot = digest(patient), Snapshot.of(patient)
-    except Exception as error:  # noqa: BLE001 - whatever somebody's own kind of tensor or module does
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever somebody's own kind of tensor or module does
         nothing = dict.fromkeys((examination.code for examination in examinations), "its state cannot be kept")
         return Report((_own_failure("S00", "the state of this patient cannot be kept", error),), (), nothing, time.monotonic() - began)
     try:
         with _eager():
             report = _examined(replace(patient, batch=probe(patient), patience=budget / 3, known={}), examinations, deadline=began + budget)
-    except Exception as error:  # noqa: BLE001 - inputs and targets of a kind that nobody here has thought of
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - inputs and targets of a kind that nobody here has thought of
         nothing = dict.fromkeys((examination.code for examination in examinations), "the doctor's own failure")
         report = Report((_own_failure("S00", "this patient cannot be examined", error),), (), nothing)
     finally:

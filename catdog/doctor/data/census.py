@@ -132,13 +132,15 @@ def _look(path: Path, modified: int, size: int) -> Look:
 
 
 def opaque(data: bytes) -> Image.Image | None:
-    """A picture with its transparency left away, as `convert("RGB")` leaves it in many a script that saves copies; None where it has none.
-
-    Raises:
-        Exception: whatever Pillow raises on broken bytes.
-    """
-    image = Image.open(io.BytesIO(data))
-    return ImageOps.exif_transpose(image).convert("RGB") if image.has_transparency_data else None
+    """A picture without its transparency, as `convert("RGB")` makes it in many a script that saves copies; None where it has none."""
+    try:
+        image = Image.open(io.BytesIO(data))
+        if not image.has_transparency_data or image.mode.startswith(("I", "F")):
+            return None
+        whole = ImageOps.exif_transpose(image).convert("RGBA")
+        return whole.convert("RGB") if whole.getchannel("A").getextrema() != (255, 255) else None
+    except Exception:  # noqa: BLE001 - Pillow raises a dozen kinds; whether the picture can be read is said elsewhere
+        return None
 
 
 def _otherwise(data: bytes) -> images.Picture:

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from catdog.doctor.examination import examination
 from catdog.doctor.findings import Culprit, Finding
-from catdog.doctor.loop.parameters import chosen, grouped, matches, share
+from catdog.doctor.loop.parameters import chosen, grouped, share
 from catdog.doctor.loop.rehearsal import Rehearsal
 from catdog.doctor.patient import Patient
 
@@ -31,7 +31,7 @@ def optimizer_coverage(patient: Patient) -> Iterator[Finding]:
     yield from _frozen(patient, wanted)
     missing = {
         name: parameter for name, parameter in wanted.items()
-        if id(parameter) not in held and parameter.requires_grad and not matches(name, patient.intent.unused_ok)
+        if id(parameter) not in held and parameter.requires_grad and not patient.intent.waives(name)
     }
     stale = [one for key, one in held.items() if key not in own and _is_idle(one, rehearsal)]
     strangers = [one for one in stale if any(one.shape == parameter.shape for parameter in missing.values())]

@@ -39,8 +39,6 @@ MOSTLY = 0.5
 class _Climb:
     losses: list[float]
     fits: bool
-    is_over: bool = False
-    """Time ran out."""
     rate: float | None = None
     weights: int | None = None
     """The seed of the weights from which it began, where those are not its own."""
@@ -68,23 +66,20 @@ def ladder(patient: Patient) -> Iterator[Finding]:
         # It puts back what only the step knows; what it hears would hold the graphs of all steps.
         with recording(patient, on_event=lambda _: tape.events.clear()) as tape:
             own = _climbed(patient, batch, start, until=until)
-        if own.is_over:
-            raise CannotTell(f"no time for {STEPS} steps on {rung}")
         if own.fits:
             continue
         others = []
         for rate in RATES:
             others.append(_climbed(patient, batch, start, until=until, rate=rate))
-            if others[-1].is_over:
-                raise CannotTell(f"no time for {STEPS} steps on {rung}")
             if others[-1].fits:
                 break
         elsewhere: list[_Climb] = []
-        while len(elsewhere) < len(STARTS) and not any(climb.moves for climb in (own, *others, *elsewhere)):
+        is_still = batch is not patient.batch and not any(climb.moves for climb in (own, *others))
+        while is_still and len(elsewhere) < len(STARTS) and not any(climb.fits for climb in elsewhere):
             elsewhere.append(_climbed(patient, batch, start, until=until, rate=RATES[0], weights=STARTS[len(elsewhere)]))
         if own.moves and others[-1].fits and not any(finding.severity == "error" for finding in patient.findings):
             return  # it learns, only slowly
-        yield _finding(patient, rung, own, [*others, *elsewhere])
+        yield _finding(patient, rung, own, others, elsewhere)
         return
 
 
@@ -109,7 +104,11 @@ def _one(patient: Patient) -> Batch:
 def _climbed(
     patient: Patient, batch: Batch, start: Snapshot, *, until: float, rate: float | None = None, weights: int | None = None,
 ) -> _Climb:
-    """With the own step, or Adam at `rate`; from the own weights, or those of a seed."""
+    """With the own step, or Adam at `rate`; from the own weights, or those of a seed.
+
+    Raises:
+        CannotTell: time ran out.
+    """
     start.restore()
     if weights is not None:
         Weights(patient.model).draw(weights, flip=True)
@@ -117,7 +116,7 @@ def _climbed(
         if isinstance(module, nn.modules.dropout._DropoutNd):
             module.p = 0.0
     loss = clean_loss(patient, batch)
-    losses, is_over = [float(loss().detach())], False
+    losses = [float(loss().detach())]
     parameters = [one for one in patient.model.parameters() if one.requires_grad]
     optimizer = Adam(parameters, lr=rate) if parameters and rate else None
     fits, number = False, 0
@@ -129,11 +128,12 @@ def _climbed(
         if number % 5 == 4 or number < 3:
             losses.append(float(loss().detach()))
             fits = _fits(patient, batch, losses)
-            is_over = time.monotonic() > until
-            if fits or is_over:
+            if fits:
                 break
+            if time.monotonic() > until:
+                raise CannotTell(f"no time for {STEPS} steps on {len(batch[0])} images")
     start.restore()
-    return _Climb(losses, fits, is_over and not fits, rate, weights, number + 1)
+    return _Climb(losses, fits, rate, weights, number + 1)
 
 
 def _own_step(patient: Patient, batch: Batch) -> None:
@@ -141,7 +141,7 @@ def _own_step(patient: Patient, batch: Batch) -> None:
     try:
         for _ in range(patient.intent.accumulate):
             patient.train_step(batch)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise CannotTell(f"the training step fails after some calls: {type(error).__name__}: {error}"[:200]) from error
 
 
@@ -151,20 +151,21 @@ def _fits(patient: Patient, batch: Batch, losses: list[float]) -> bool:
     return losses[-1] <= MOVES * losses[0] and is_right(patient, batch) == 1.0
 
 
-def _finding(patient: Patient, rung: str, own: _Climb, others: list[_Climb]) -> Finding:
+def _finding(patient: Patient, rung: str, own: _Climb, others: list[_Climb], elsewhere: list[_Climb]) -> Finding:
     look = "; ".join(
         f"{finding.code}: {finding.message[:1].lower()}{finding.message[1:]} ({finding.culprit})" for finding in _known(patient)[:3]
     )
-    if others[-1].weights is not None and others[-1].moves:
+    is_its_start = any(climb.fits for climb in elsewhere)
+    if is_its_start:
         blame, culprit, guess = "From other weights it can", "its first weights", "what is off for every image, such as a ReLU at the end"
     elif others[-1].fits:
         blame, culprit, guess = "With Adam and the plain step it can", "optimizer and loop", "the learning rate, the optimizer or the loop"
     else:
         blame, culprit, guess = "With Adam and the plain step it cannot either", "network and loss", "the network or the loss"
-    is_stuck = rung == "one sample" and not any(climb.moves for climb in (own, *others))
+    is_stuck = rung == "one sample" and not is_its_start and not any(climb.moves for climb in (own, *others))
     return Finding(
         "L07", "error" if is_stuck else "warning", f"The network cannot fit {rung} in {STEPS} steps. {blame}", Culprit(culprit),
-        (f"with the loop's own step: {own}", *map(_told, others)),
+        (f"with the loop's own step: {own}", *map(_told, (*others, *elsewhere))),
         f"Look first at {look}." if look else f"Look at {guess}: no other examination has found anything.",
     )
 

@@ -1,4 +1,4 @@
-"""chosen, grouped, share, matches: the parameters of a network by name, as a finding speaks of them."""
+"""chosen, grouped, share: the parameters of a network by name, as a finding speaks of them."""
 
 from collections.abc import Collection, Sequence
 from fnmatch import fnmatchcase
@@ -7,13 +7,6 @@ from torch import nn
 
 SHOWN = 6
 """Names in one sentence."""
-
-
-def matches(name: str, patterns: Sequence[str]) -> bool:
-    """Whether a name, or a module that it lies in, fits one of the patterns."""
-    parts = name.split(".")
-    paths = [".".join(parts[:end]) for end in range(1, len(parts) + 1)]
-    return any(fnmatchcase(path, pattern) for path in paths for pattern in patterns)
 
 
 def chosen(model: nn.Module, trainable: Sequence[str] | None) -> dict[str, nn.Parameter]:

@@ -6,7 +6,7 @@ accused only where further steps, the real backward and noise in its module's ou
 """
 
 import inspect
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from catdog.doctor.examination import Examination, examination
 from catdog.doctor.findings import Culprit, Finding, Severity
 from catdog.doctor.model.evidence import Evidence, is_in, owner, tops
 from catdog.doctor.model.trace import Call, behind, eager
-from catdog.doctor.patient import Patient
+from catdog.doctor.patient import Patient, matches
 from catdog.doctor.source import Place, Statement, class_place, forward_names, line_naming
 
 SMALL = 0.001
@@ -34,8 +34,8 @@ MOST = 0.5
 def dead_branch(patient: Patient) -> Iterator[Finding]:
     """Parameters that the loss does not reach, in modules that ran: computed and thrown away."""
     evidence = Evidence.of(patient)
-    waivers = patient.intent.unused_ok
-    roots = evidence.roots([name for name in evidence.unreached if not evidence.is_returned(name) and not _waived(name, waivers)])
+    unused = [name for name in evidence.unreached if not patient.intent.waives(name)]
+    roots = evidence.roots([name for name in unused if not evidence.is_returned(name)])
     dead = [root for root in roots if not evidence.changes_loss([root])] if roots and evidence.changes_loss(roots) else roots
     if not dead:
         return
@@ -66,9 +66,9 @@ def never_run(patient: Patient) -> Iterator[Finding]:
     ran = evidence.ran
     unused = [name for name in evidence.unreached if owner(name) not in ran or evidence.is_idle(name)]
     for waiver in patient.intent.unused_ok:
-        if not any(_waived(name, (waiver,)) for name in (*evidence.unreached, *evidence.discarded)):
+        if not any(matches(name, (waiver,)) for name in (*evidence.unreached, *evidence.discarded)):
             yield Finding("M02", "warning", "A waiver is needed by nothing", Culprit(waiver), (), "Take it out of unused_ok.")
-    unused = [name for name in unused if not _waived(name, patient.intent.unused_ok)]
+    unused = [name for name in unused if not patient.intent.waives(name)]
     in_evaluation = _ran_in_evaluation(patient) if unused else set()
     for root in tops(unused, lambda path: not any(is_in(other, path) for other in ran)):
         names = [name for name in unused if is_in(name, root)]
@@ -122,7 +122,7 @@ def gradient_cut(patient: Patient) -> Iterator[Finding]:
 def head_not_in_loss(patient: Patient) -> Iterator[Finding]:
     """Parameters behind what is returned and not behind the loss."""
     evidence = Evidence.of(patient)
-    names = [name for name in evidence.unreached if evidence.is_returned(name) and not _waived(name, patient.intent.unused_ok)]
+    names = [name for name in evidence.unreached if evidence.is_returned(name) and not patient.intent.waives(name)]
     if not names:
         return
     share = evidence.share(names)
@@ -143,7 +143,7 @@ def discarded_result(patient: Patient) -> Iterator[Finding]:
     dead = evidence.roots(list(evidence.unreached))
     for path in evidence.discarded:
         call = evidence.ran[path][0]
-        if any(is_in(path, root) for root in dead) or _waived(path, patient.intent.unused_ok) or evidence.changes_loss([path]):
+        if any(is_in(path, root) for root in dead) or patient.intent.waives(path) or evidence.changes_loss([path]):
             continue
         statement = Statement.at(call.place) if call.place else None
         unused = statement is not None and (statement.is_bare or not any(map(statement.later_reads, statement.assigned)))
@@ -155,10 +155,6 @@ def discarded_result(patient: Patient) -> Iterator[Finding]:
             (f"the line: {call.place.text if call.place else 'unknown'}", "noise in what it returns changes the loss by exactly 0"),
             f"Use what it returns: x = self.{path.rpartition('.')[2]}(x).",
         )
-
-
-def _waived(name: str, patterns: Iterable[str]) -> bool:
-    return any(fnmatchcase(name, pattern) or is_in(name, pattern) for pattern in patterns)
 
 
 def _meant(patient: Patient, network: nn.Module) -> set[str]:

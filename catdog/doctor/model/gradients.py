@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
-from fnmatch import fnmatch
 
 import torch
 from torch import Tensor, nn
@@ -37,7 +36,7 @@ def zero_gradient(patient: Patient) -> Iterator[Finding]:
     so does, while all signs stay, an activation that is dead throughout. What is revived at once is a start or data that warn.
     """
     network = eager(patient.model)
-    silent = {name for name in _silent(patient) if not any(fnmatch(name, pattern) for pattern in patient.intent.unused_ok)}
+    silent = {name for name in _silent(patient) if not patient.intent.waives(name)}
     if not silent:
         return
     lasting, near = _lasting(patient, silent)

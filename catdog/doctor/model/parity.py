@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from catdog.doctor.examination import CannotTell, Examination, examination
 from catdog.doctor.findings import Culprit, Finding
-from catdog.doctor.model.redraw import answers, seeded
+from catdog.doctor.model.redraw import answers, seeded, settle
 from catdog.doctor.model.trace import eager
 from catdog.doctor.patient import Patient, tensors_in
 
@@ -20,8 +20,10 @@ ALIKE = 0.999
 """Least cosine of the gradients of a parameter."""
 STEEP = 1e-6
 """Share of the largest gradient below which one is rounding."""
-MIXED, MOST = 0.99, 0.95
-"""Least cosine of what a module says in mixed precision, and of how many of them that is asked."""
+MIXED = 0.99
+"""Least cosine of what a module says in mixed precision."""
+FEW = 0.05
+"""Share of the modules that may say something else."""
 LAYER = 10.0
 """Times the median error of the layers before it: there it begins."""
 
@@ -36,6 +38,7 @@ def parity(patient: Patient) -> Iterator[Finding]:
     if any(weight.dtype not in (torch.float32, torch.float64) for weight in network.parameters()):
         raise CannotTell("not in float32")
     try:
+        settle(network, patient.batch[0])  # as it first comes, batch normalisation lets values explode in evaluation
         ways = list(_ways(patient, network))
         original = copy.deepcopy(network).to("cpu")
     except (RuntimeError, TypeError, AttributeError) as error:
@@ -152,9 +155,12 @@ def _compared(here: _Heard, there: _Heard, way: _Way, network: nn.Module, inputs
 
 
 def _mixed(here: _Heard, there: _Heard, way: _Way) -> Iterator[Finding]:
-    alike = {path: _alike(outputs, there.layers[path]) for path, outputs in here.layers.items() if path in there.layers}
+    alike = {
+        path: _alike(outputs, there.layers[path]) for path, outputs in here.layers.items()
+        if path in there.layers and there.layers[path].shape == outputs.shape and bool(outputs.isfinite().all())
+    }
     unlike = [path for path, cosine in alike.items() if not cosine >= MIXED]
-    if len(unlike) <= (1 - MOST) * len(alike) and bool(there.said.isfinite().all()) >= bool(here.said.isfinite().all()):
+    if len(unlike) <= FEW * len(alike) and bool(there.said.isfinite().all()) >= bool(here.said.isfinite().all()):
         return
     first = unlike[0] if unlike else ""
     yield Finding(
@@ -166,10 +172,11 @@ def _mixed(here: _Heard, there: _Heard, way: _Way) -> Iterator[Finding]:
 
 
 def _alike(one: Tensor, other: Tensor) -> float:
-    """The cosine between them; of what is not a number, none."""
-    if one.shape != other.shape or not bool(one.isfinite().all()):
+    """The cosine between them, however small they are; zeros are like anything."""
+    if not bool(one.any()):
         return 1.0
-    return float(torch.nn.functional.cosine_similarity(one.flatten(), other.flatten(), dim=0)) if bool(one.any()) else 1.0
+    first, second = (values.flatten() / (values.abs().max() or 1.0) for values in (one, other))
+    return float(torch.nn.functional.cosine_similarity(first, second, dim=0))
 
 
 def _error(one: Tensor, other: Tensor) -> float:

@@ -1,7 +1,6 @@
 """M07 unregistered: weights that work in the forward pass and belong to nobody: no optimizer, no device, no mode and no file gets them."""
 
 from collections.abc import Iterator, Mapping
-from fnmatch import fnmatch
 
 import torch
 from torch import Tensor, nn
@@ -52,7 +51,7 @@ def _lying_modules(patient: Patient, reported: set[int]) -> Iterator[Finding]:
     for path, owner, module in hidden_modules(network):
         weights = [*module.parameters(), *module.buffers()]
         has_mode = any(isinstance(one, (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)) for one in module.modules())
-        is_meant = any(fnmatch(_path(path), pattern) for pattern in patient.intent.unused_ok)
+        is_meant = patient.intent.waives(_path(path))
         is_trained = any(weight.requires_grad for weight in module.parameters()) or not weights
         if has_mode and is_trained and not is_meant and not any(id(weight) in reported for weight in weights):
             yield Finding(
@@ -78,7 +77,7 @@ def _leaves(tensors: list[Tensor]) -> list[Tensor]:
 
 def _waived(patient: Patient, places: Mapping[int, tuple[str, nn.Module]], leaf: Tensor) -> bool:
     path, _ = places.get(id(leaf), ("", None))
-    return any(fnmatch(path, pattern) for pattern in patient.intent.unused_ok)
+    return patient.intent.waives(path)
 
 
 def _matters(patient: Patient, leaf: Tensor) -> bool:
