@@ -198,7 +198,10 @@ def _publish(rows: Path, folder: Path, labels: Sequence[str]) -> dict[str, Any]:
     folder.mkdir(exist_ok=True)
     images = refused = right = comparable = 0
     answers: Counter[str] = Counter()
-    with write_atomically(folder / TABLE) as unfinished, unfinished.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file, rows.open() as lines:
+    with (
+        write_atomically(folder / TABLE) as unfinished, rows.open() as lines,
+        unfinished.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file,  # whatever bytes a name is of
+    ):
         table = csv.writer(file)
         table.writerow(["name", "split", "expected", "sha256", "label", "decision", "confidence", *labels, "problem"])
         for row in map(json.loads, lines):
