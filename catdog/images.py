@@ -158,9 +158,10 @@ class Preprocess:
         return np.asarray(resized, dtype=np.uint8)
 
     def pixels_of(self, data: bytes) -> NDArray[np.uint8]:
-        """Bytes of a picture -> pixels (S, S, 3) uint8: what validation measures and serving sees. A large JPEG is decoded at a half, a
-        quarter or an eighth, but never smaller than what is wanted of it. Of 200 photographs enlarged to 3024 pixels the pixels then differ by
-        1.1 of 255 in the mean from those of the whole pictures, the probabilities by 0.001, and no label.
+        """Bytes of a picture -> pixels (S, S, 3) uint8: what validation measures and serving sees.
+
+        A large JPEG is decoded at a half, a quarter or an eighth, never smaller than what is wanted of it. Of 200 photographs enlarged to
+        3024 pixels the pixels then differ by 1.1 of 255 in the mean from those of the whole ones, the probabilities by 0.001, no label.
 
         Raises:
             UnsupportedType, TooLarge, BadImage: as `read`.
