@@ -1,8 +1,8 @@
 """Engine: a network's graph in ONNX Runtime, for one caller or for many.
 
-A call over all cores has the lowest latency, but half of them wait for each other; as many calls as cores, each on one thread, give half as
-many answers again. So on a CPU with several cores a shared engine has two sessions: a wide one for a request that is alone, and one of
-a single thread that all others use at the same time.
+A call over all cores has the lowest latency (3.7 ms instead of 6.5: EfficientNet-B0, 2 cores), but its threads wait for each other and
+spin; as many calls as cores, each on one thread, give more answers a second. So on a CPU with several cores a shared engine has two
+sessions: a wide one for a call that is alone on a machine with room, and one of a single thread that all others use at the same time.
 """
 
 from collections.abc import Sequence

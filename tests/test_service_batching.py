@@ -32,6 +32,17 @@ class Watched(Predictor):
         return super().predict(pixels, **options)
 
 
+class Noting:
+    """A session that says that it was called."""
+
+    def __init__(self, session: Any, used: list[bool], is_wide: bool) -> None:
+        self.session, self.used, self.is_wide = session, used, is_wide
+
+    def run(self, *asked: Any) -> Any:
+        self.used.append(self.is_wide)
+        return self.session.run(*asked)
+
+
 @pytest.fixture
 def predictor(tmp_path: Path) -> Watched:
     loaded = Watched.load(tmp_path / make_package(tmp_path), device="cpu", shared=True)
@@ -110,4 +121,22 @@ def test_sessions_have_the_threads_of_the_cgroup(
     engine = Engine(tmp_path / make_package(tmp_path) / "model.onnx", device="cpu", shared=shared)
     sessions = list(dict.fromkeys((engine._wide, engine._narrow)))
     assert [session.get_session_options().intra_op_num_threads for session in sessions] == threads
-    assert device.lanes("cpu") == (cores, 1)
+    assert device.lanes("cpu")[0] == cores
+
+
+@pytest.mark.parametrize(("alone", "room", "wide"), [(True, True, True), (True, False, False), (False, True, False)])
+def test_all_cores_are_for_who_is_alone_on_a_machine_with_room(
+    monkeypatch: pytest.MonkeyPatch, predictor: Watched, alone: bool, room: bool, wide: bool,
+) -> None:
+    monkeypatch.setattr(device, "has_room", lambda: room)
+    engine, used = predictor._engine, []
+    monkeypatch.setattr(engine, "_wide", Noting(engine._wide, used, True))
+    monkeypatch.setattr(engine, "_narrow", Noting(engine._narrow, used, False))
+    predictor.logits(plain(0), alone=alone)
+    assert used == [wide]
+
+
+def test_a_machine_has_room_for_as_many_threads_as_it_has_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    for cores, room in ((10**6, True), (0, False)):
+        monkeypatch.setattr(device, "cores", lambda cores=cores: cores)
+        assert device.has_room() is room  # at least this thread runs
