@@ -117,6 +117,7 @@ def test_the_decoders_of_the_service_give_the_pixels_of_the_library(stack: LiveS
 
     async def decoded() -> Any:
         decoders = Decoders(stack.settings)
+        decoders.start()
         try:
             return await decoders.decode(buffer.getvalue(), preprocess)
         finally:
