@@ -129,7 +129,8 @@ def test_all_cores_are_for_who_is_alone_on_a_machine_with_room(
     monkeypatch: pytest.MonkeyPatch, predictor: Watched, alone: bool, room: bool, wide: bool,
 ) -> None:
     monkeypatch.setattr(device, "has_room", lambda: room)
-    engine, used = predictor._engine, []
+    engine = predictor._engine
+    used: list[bool] = []
     monkeypatch.setattr(engine, "_wide", Noting(engine._wide, used, True))
     monkeypatch.setattr(engine, "_narrow", Noting(engine._narrow, used, False))
     predictor.logits(plain(0), alone=alone)
