@@ -180,15 +180,41 @@ def test_mirrored_copies_are_found_too(host: Host) -> None:
     assert "8 of 40 pictures of test" in only(examined(host.data(), "D03"), "D03").message
 
 
+def half(size: tuple[int, int], *, left: bool) -> Image.Image:
+    """A mask that shows one half."""
+    across = Image.linear_gradient("L").rotate(90).resize(size)
+    return across.point(lambda value: 255 if (value > 128) == left else 0)
+
+
+def test_what_a_palette_hides_is_seen() -> None:
+    image = Image.new("P", (16, 16), 1)
+    image.putpalette([0, 0, 0, 200, 10, 10])
+    image.save(file := io.BytesIO(), "PNG", transparency=b"\xff\x00")
+    under = census.opaque(file.getvalue())
+    assert under is not None and under.getpixel((3, 3)) == (200, 10, 10)
+    image.save(whole := io.BytesIO(), "PNG", transparency=b"\xff\xff")
+    assert census.opaque(whole.getvalue()) is None
+
+
 def test_copies_that_lost_their_transparency_are_found_too(host: Host) -> None:
     for place in range(6):
         path, copy = host.paths["train"][place], host.paths["val"][place].with_suffix(".jpg")
         image = Image.open(path).convert("RGB")
-        image.putalpha(Image.linear_gradient("L").rotate(90).resize(image.size).point(lambda value: 255 if value > 128 else 0))
+        image.putalpha(half(image.size, left=True))
         image.save(path)
         Image.open(path).convert("RGB").save(copy, quality=80)
         host.paths["val"][place] = copy
     assert "6 of 50 pictures of val" in only(examined(host.data(), "D03"), "D03").message
+
+
+def test_cut_outs_of_one_photograph_are_no_copies(host: Host) -> None:
+    for place in range(6):
+        paths = host.paths["train"][place], host.paths["val"][place]
+        image = Image.open(paths[0]).convert("RGB")
+        for path, left in zip(paths, (True, False), strict=True):
+            image.putalpha(half(image.size, left=left))
+            image.save(path)
+    assert not examined(host.data(), "D03").errors
 
 
 def test_a_few_near_copies_are_a_warning_and_two_exact_ones_of_fifty_are_an_error(host: Host) -> None:

@@ -591,6 +591,29 @@ def test_a_layer_that_half_the_precision_is_too_little_for_is_a_warning_of_its_o
         assert codes or "M14" in report.passed
 
 
+def test_a_deep_network_that_has_learned_nothing_fits_into_half_the_precision() -> None:
+    """With the statistics that batch normalisation starts from, its values would leave float16."""
+    class Block(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.norm = nn.Conv2d(8, 8, 3, padding=1), nn.BatchNorm2d(8)
+            nn.init.normal_(self.conv.weight)
+
+        def forward(self, maps: Tensor) -> Tensor:
+            return maps + functional.relu(self.norm(self.conv(maps)))
+
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(3, 8, 3), *(Block() for _ in range(12)), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 2))
+    report = asked(network, intent=Intent(precision=torch.float16))
+    assert "M14" in report.passed, report
+
+
+@pytest.mark.parametrize("waiver", ["blocks", "bl*"])
+@pytest.mark.parametrize(("kind", "code"), [(TimesZero, "M06"), (InAList, "M07")])
+def test_what_is_meant_to_do_nothing_is_said_by_its_path_or_a_pattern(kind: type[nn.Module], code: str, waiver: str) -> None:
+    assert code in errors(asked(kind())) and code not in errors(asked(kind(), intent=Intent(unused_ok=(waiver,))))
+
+
 def test_a_device_that_computes_something_else_is_an_error_of_its_first_layer(monkeypatch: pytest.MonkeyPatch) -> None:
     """Another device is played by a copy whose second block is off."""
     network = Tokens()
@@ -602,7 +625,7 @@ def test_a_device_that_computes_something_else_is_an_error_of_its_first_layer(mo
         other.get_submodule("blocks.1.0").forward = off
         yield parity._Way("other", other, torch.device("cpu"))
 
-    assert asked(network).not_run["M14"] == "one device, and nothing compiled" or torch.accelerator.is_available()
+    assert asked(network).not_run["M14"] == "one device, and nothing compiled"
     monkeypatch.setattr(parity, "_ways", ways)
     finding, = asked(network).findings
     assert (finding.code, finding.severity, finding.culprit.what) == ("M14", "error", "blocks.1.0")

@@ -163,6 +163,12 @@ def test_a_network_that_is_off_at_its_first_weights_alone_is_no_error() -> None:
     assert (finding.severity, finding.culprit.what) == ("warning", "its first weights")
 
 
+def test_a_network_for_which_there_is_no_time_is_not_judged(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ladders, "SECONDS", 0.0)
+    report = climbed(patient_of(lambda model: SGD(model.parameters(), lr=1e-7)))
+    assert report.findings == () and report.not_run["L07"].startswith("no time for")
+
+
 def test_a_head_on_a_frozen_body_need_only_fit_one_sample() -> None:
     model = network()
     for module in list(model.children())[:-1]:

@@ -1,6 +1,7 @@
 """catdog doctor --model FILE.py:Class: whatever is wrong with somebody's file is one finding, with its line where there is one."""
 
 import importlib
+import sys
 from pathlib import Path
 
 import pytest
@@ -113,8 +114,19 @@ def test_a_file_that_does_not_import_is_a_finding(tmp_path: Path, dataset: Datas
 def test_a_file_called_as_one_of_pythons_takes_nobodys_place(tmp_path: Path, dataset: Dataset) -> None:
     file = tmp_path / "colorsys.py"
     file.write_text("from dataclasses import dataclass\nfrom torch import nn\n\n@dataclass\nclass Good(nn.Module):\n    unbuilt: int\n")
+    before = sys.path.copy()
     (finding,) = examine_submitted(f"{file}:Good", dataset, image_size=32, given="images", budget=600).findings
-    assert "needs arguments" in finding.message and importlib.import_module("colorsys").__file__ != str(file)
+    assert "needs arguments" in finding.message
+    assert sys.path == before and importlib.import_module("colorsys").__file__ != str(file)
+
+
+def test_what_lies_beside_a_file_is_found_when_it_is_asked_for(tmp_path: Path, dataset: Dataset) -> None:
+    (tmp_path / "beside_it.py").write_text("LABELS = 2\n")
+    source = "from torch import nn\nclass Good(nn.Module):\n    def __init__(self):\n        super().__init__()\n" \
+             "        from beside_it import LABELS\n        self.last = nn.Linear(3, LABELS)\n" \
+             "    def forward(self, images): return self.last(images.mean((2, 3)))\n"
+    report = examined(tmp_path, dataset, "Good", source=source)
+    assert "M01" in report.passed, report
 
 
 def test_a_network_that_leaves_is_a_finding(tmp_path: Path, dataset: Dataset) -> None:

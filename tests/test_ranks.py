@@ -15,6 +15,8 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from catdog.config import TrainConfig
+from catdog.doctor import gate
+from catdog.doctor.findings import Report
 from catdog.errors import RankFailed
 from catdog.progress import Progress
 from catdog.ranks import ALONE, Ranks, spread
@@ -170,6 +172,17 @@ def test_a_job_of_two_devices_goes_all_the_way(several: Path, finished: Finished
     assert [p.epoch for p in said if p.kind == "epoch"] == [1, 2]
     assert said[-1].kind == "done" and (several / "package" / "package.json").exists()
     assert [json.loads(line)["epoch"] for line in (several / "metrics.jsonl").read_text().splitlines()] == [1, 2]
+
+
+def test_where_several_machines_begin_with_rank_the_first_of_them_examines(
+    several: Path, finished: Finished, monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name, value in finished.settings.run_environment().items():
+        monkeypatch.setenv(name, value)
+    said = list(spread(["-m", "catdog", "rank", str(several)], size=2))
+    report = Report.read(several)
+    assert report is not None and report.codes >= gate.PREFLIGHT
+    assert [p.epoch for p in said if p.kind == "epoch"] == [1, 2]
 
 
 def test_a_job_of_two_devices_stops_with_a_checkpoint_and_leaves_nobody(several: Path, finished: Finished) -> None:

@@ -68,8 +68,8 @@ class Intent:
 
 def matches(path: str, patterns: Sequence[str]) -> bool:
     """Whether a path, or a module that it lies in, fits one of the patterns."""
-    parts = path.split(".")
-    return any(fnmatchcase(".".join(parts[:end]), pattern) for end in range(1, len(parts) + 1) for pattern in patterns)
+    ends = [place for place, letter in enumerate(path) if letter in ".["]  # the second as in blocks[0], of a plain list
+    return any(fnmatchcase(path[:end], pattern) for end in (*ends, len(path)) for pattern in patterns)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,8 +8,8 @@ import inspect
 import sys
 import time
 import traceback
-from collections.abc import Callable, Sequence
-from contextlib import redirect_stdout
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext, redirect_stdout, suppress
 from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
@@ -73,7 +73,7 @@ def examine_submitted(source: str, dataset: Dataset, *, image_size: int | None, 
     })
     size = config.image_size if is_file or image_size else patients.glance_size(source, config.image_size)
     transform = normalised if is_file and given == "images" else Tensor.clone
-    with redirect_stdout(sys.stderr):
+    with redirect_stdout(sys.stderr), _importing_from(Path(file).parent) if is_file else nullcontext():
         try:
             if is_file:
                 network = built(imported(Path(file), name), source, labels=len(dataset.labels), image_size=size)
@@ -85,6 +85,18 @@ def examine_submitted(source: str, dataset: Dataset, *, image_size: int | None, 
         return visited(lambda: _patient(network, dataset, config, size, transform), EXAMINATIONS, ends=time.monotonic() + budget)
 
 
+@contextmanager
+def _importing_from(folder: Path) -> Iterator[None]:
+    """Imports look there first, as they do for a file that Python runs; not afterwards: a file may be called like one of Python's."""
+    entry = str(folder.resolve())
+    sys.path.insert(0, entry)
+    try:
+        yield
+    finally:
+        with suppress(ValueError):  # their code may have taken it out itself
+            sys.path.remove(entry)
+
+
 def normalised(pixels: Tensor) -> Tensor:
     """(S, S, 3) or (N, S, S, 3) uint8 -> (3, S, S) or (N, 3, S, S) float32, as torchvision's Normalize makes it."""
     values = (pixels / 255 - torch.tensor(IMAGENET_MEAN)) / torch.tensor(IMAGENET_STD)
@@ -92,7 +104,7 @@ def normalised(pixels: Tensor) -> Tensor:
 
 
 def imported(file: Path, name: str) -> Callable[..., Any]:
-    """A class or function of somebody's file, which is run for that, with its folder among those that imports look through.
+    """A class or function of somebody's file, which is run for that.
 
     Raises:
         BadInput: there is no such file.
@@ -105,7 +117,6 @@ def imported(file: Path, name: str) -> Callable[..., Any]:
     if spec is None or spec.loader is None:
         raise BadInput(f"Expected a Python file. Received: {file}.", remedy="Look at the path; it is FILE.py:Class.")
     module = importlib.util.module_from_spec(spec)
-    sys.path.insert(0, str(file.parent.resolve()))
     sys.modules[spec.name] = module  # where dataclasses and pickles look for it
     try:
         spec.loader.exec_module(module)

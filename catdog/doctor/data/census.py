@@ -64,7 +64,7 @@ class Look:
     thumbnail: NDArray[np.uint8] | None = None
     """As duplicates.thumbnail makes it."""
     opaque: NDArray[np.uint8] | None = None
-    """The same of what its transparency hides, where it has one."""
+    """The same without its transparency, where it has one."""
     glance: NDArray[np.uint8] | None = None
     """(GLANCE, GLANCE, 3)"""
 

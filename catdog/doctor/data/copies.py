@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice, product
 
 import numpy as np
 from numpy.typing import NDArray
@@ -117,11 +116,11 @@ def _is_fine(pair: Pair) -> bool:
     except (OSError, CatdogError):
         return False
     side = min(DETAILED, *(length for image in (ones[0], others[0]) for length in image.size))  # enlarged, a small one has no more detail
-    # The fourth pair, if there is one, is of what both hide: two cut-outs of one photograph, which nobody sees as copies.
-    return any(
-        max(_correlation(one, other), _correlation(one, other[:, ::-1])) >= FINE
-        for one, other in islice(product(*([_detail(image, side) for image in images] for images in (ones, others))), 3)
-    )
+    (mine, *my_hidden), (theirs, *their_hidden) = ([_detail(image, side) for image in images] for images in (ones, others))
+    pairs = [(mine, theirs)]
+    if not (my_hidden and their_hidden):  # two cut-outs of one photograph are no copies to anybody who sees them
+        pairs += [*((hidden, theirs) for hidden in my_hidden), *((mine, hidden) for hidden in their_hidden)]
+    return any(max(_correlation(one, other), _correlation(one, other[:, ::-1])) >= FINE for one, other in pairs)
 
 
 def _readings(data: bytes) -> list[Image.Image]:

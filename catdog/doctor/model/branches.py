@@ -67,7 +67,10 @@ def never_run(patient: Patient) -> Iterator[Finding]:
     unused = [name for name in evidence.unreached if owner(name) not in ran or evidence.is_idle(name)]
     for waiver in patient.intent.unused_ok:
         if not any(matches(name, (waiver,)) for name in (*evidence.unreached, *evidence.discarded)):
-            yield Finding("M02", "warning", "A waiver is needed by nothing", Culprit(waiver), (), "Take it out of unused_ok.")
+            yield Finding(
+                "M02", "warning", "A waiver is needed by nothing", Culprit(waiver), (),
+                "Take it out of unused_ok, unless M06, M07 or L01 then accuses it.",
+            )
     unused = [name for name in unused if not patient.intent.waives(name)]
     in_evaluation = _ran_in_evaluation(patient) if unused else set()
     for root in tops(unused, lambda path: not any(is_in(other, path) for other in ran)):
