@@ -14,6 +14,7 @@ import contextlib
 import ctypes
 import importlib.util
 import json
+import os
 import random
 import re
 import shutil
@@ -239,7 +240,8 @@ def session(graph: Path, *, device: str, threads: int) -> "InferenceSession":
 
 
 def has_room() -> bool:
-    """Whether at this moment no more threads want to compute on this machine than it has cores, the caller's included.
+    """Whether at this moment no more threads want to compute on this machine than it has cores, the caller's included. It is the whole
+    machine that both are of: in a container too the kernel tells of no other.
 
     A call over all cores waits for the slowest of them: beside a training, whose threads hold a core for milliseconds before they give
     way, it takes longer than a call on one.
@@ -248,7 +250,7 @@ def has_room() -> bool:
         running = int(Path("/proc/loadavg").read_text().split()[3].partition("/")[0])
     except (OSError, ValueError, IndexError):  # another kernel, or a container that may not see it
         return True
-    return running <= cores()
+    return running <= (os.cpu_count() or 0)
 
 
 def lanes(device: str) -> tuple[int, int]:

@@ -151,16 +151,22 @@ class Registry:
                 _move(connection, alias, version, reason=reason, how=how, comparison=seq)
             return _history(connection, alias)[0]
 
-    def roll_back(self, alias: str, reason: str) -> AliasMove:
-        """Let an alias point to the version before the present one; once more goes one further back.
+    def roll_back(self, alias: str, reason: str, *, to: int) -> AliasMove:
+        """Let an alias point to the version before the present one, which is `to` (see `before`); once more goes one further back.
 
         Raises:
             NotFound: it has never been set.
-            Conflict: there is no version before.
+            Conflict: there is no version before, or it is another one, because the alias has moved meanwhile.
         """
         with writing(self._engine) as connection:
             alone(connection, _ALIASES)
-            _move(connection, alias, _before(_history(connection, alias)), reason=reason, how="rollback", comparison=None)
+            version = _before(_history(connection, alias))
+            if version != to:
+                raise Conflict(
+                    f"Expected {alias} to go back to version {to}. Received: one that has moved meanwhile and goes back to {version}.",
+                    remedy="Look at its history and ask again.",
+                )
+            _move(connection, alias, version, reason=reason, how="rollback", comparison=None)
             return _history(connection, alias)[0]
 
     def before(self, alias: str) -> int:

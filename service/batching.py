@@ -1,7 +1,7 @@
-"""Batching: threads that compute what waits, in the order in which it came; on a GPU together what waits together. No timer.
+"""Batching: threads that compute what waits, in the order in which it came, and together what waits together. No timer.
 
-Who waits while all threads compute is computed with whoever else does, as far as a call may take them: the busier the service, the
-larger the batches, and nobody is kept waiting for company.
+Who waits while all threads compute is computed with whoever else does, as far as a call may take them (device.lanes): two by two on a
+CPU, by dozens on a GPU. The busier the service the larger the batches, and nobody is kept waiting for company.
 """
 
 import threading

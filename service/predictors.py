@@ -27,7 +27,7 @@ log = logging.getLogger("catdog.service.predictors")
 DEFAULT_ALIAS = "champion"
 READ_SECONDS = 1.0
 KEPT_VERSIONS = 2
-"""Versions that were asked for by number stay loaded, this many of them."""
+"""Versions that were asked for by number stay loaded, the newest to be loaded, this many of them."""
 MAX_DIGITS = 10
 """A number of so many digits is no version's."""
 
@@ -57,7 +57,7 @@ class Predictors:
         self._models = models
         self._device = device
         self._aliases: Mapping[str, Served] = {}  # replaced as a whole, so a reader never sees half a swap
-        self._versions: Mapping[int, Served] = {}  # likewise; the one asked for last is at the end
+        self._versions: Mapping[int, Served] = {}  # likewise; the one loaded last is at the end
         self._wanted: Mapping[str, int] = {}  # where the aliases pointed when they were read last
         self._quarantine: Mapping[int, Quarantine] = {}
         self._loading = threading.RLock()

@@ -200,16 +200,18 @@ def test_one_call_goes_back_and_a_second_one_further(house: House) -> None:
     for champion in (None, 1, 2):
         house.publish(house.claim(), comparison=BETTER, champion=champion)
     assert house.registry.before("champion") == 2
-    assert house.registry.roll_back("champion", "it confuses foxes").version == 2
-    assert house.registry.roll_back("champion", "and this one too").version == 1
+    with pytest.raises(Conflict, match=r"to version 1\..*goes back to 2"):  # somebody else was quicker
+        house.registry.roll_back("champion", "it confuses foxes", to=1)
+    assert house.registry.roll_back("champion", "it confuses foxes", to=2).version == 2
+    assert house.registry.roll_back("champion", "and this one too", to=1).version == 1
     with pytest.raises(Conflict, match="a version before the present one"):
-        house.registry.roll_back("champion", "and further?")
+        house.registry.roll_back("champion", "and further?", to=1)
     house.registry.set_alias("champion", 3, "mended", force=True)
-    move = house.registry.roll_back("champion", "not mended")
+    move = house.registry.roll_back("champion", "not mended", to=1)
     assert (move.version, move.how, move.reason, move.comparison) == (1, "rollback", "not mended", None)
     assert [move.version for move in house.registry.history("champion")] == [1, 3, 1, 2, 3, 2, 1]
     with pytest.raises(NotFound):
-        house.registry.roll_back("nobody", "why not")
+        house.registry.roll_back("nobody", "why not", to=1)
 
 
 def test_an_alias_that_points_there_already_is_left_alone(house: House) -> None:

@@ -67,8 +67,9 @@ def rollback(alias: Alias = "champion", reason: Reason = "rolled back") -> None:
     """Let an alias point to the version before the present one."""
     settings = Settings.load()
     registry = registry_of(settings)
-    _check_answers(registry.before(alias), registry, settings)
-    _show(registry.roll_back(alias, reason))
+    version = registry.before(alias)
+    _check_answers(version, registry, settings)
+    _show(registry.roll_back(alias, reason, to=version))
 
 
 def _check_answers(version: int, registry: "Registry", settings: Settings) -> None:

@@ -69,8 +69,9 @@ def set_alias(alias: Alias, target: AliasTarget, parts: AllParts) -> dict[str, A
 @router.post("/aliases/{alias}/rollback")
 def roll_back(alias: Alias, parts: AllParts, because: Because | None = None) -> dict[str, Any]:
     """Let an alias mean the version before the present one again; once more goes one further back. Nothing is compared."""
-    _check_answers(parts.registry.before(alias), parts)
-    move = parts.registry.roll_back(alias, (because or Because(reason="rolled back")).reason)
+    version = parts.registry.before(alias)
+    _check_answers(version, parts)
+    move = parts.registry.roll_back(alias, (because or Because(reason="rolled back")).reason, to=version)
     parts.predictors.wake()
     return asdict(move)
 
