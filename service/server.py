@@ -69,7 +69,9 @@ class Server(uvicorn.Server):
 
 def main() -> int:
     """Serve until SIGTERM or SIGINT; return the exit status: 0, or 2 when this machine is not set up to run."""
-    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False  # each line would ask the system for them
+    # Each line would look for its thread, its process and its caller, which none shows (logging HOWTO, "Optimization").
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
+    logging._srcfile = None
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="time=%(asctime)s level=%(levelname)s logger=%(name)s %(message)s")
     for name in ("uvicorn", "filelock", "kombu", "celery", "amqp"):
         logging.getLogger(name).setLevel(logging.WARNING)

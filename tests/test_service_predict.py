@@ -101,7 +101,12 @@ def test_another_form_or_type_is_refused(served: Service) -> None:
     post = served.client.post
     assert is_problem(post("/v1/predict", files={"other": RED}), 422, "bad_input")["errors"][0]["pointer"] == "/file"
     is_problem(post("/v1/predict", files=[("file", RED), ("file", RED)]), 400, "bad_request")
-    is_problem(post("/v1/predict", content=b"x", headers={"Content-Type": "multipart/form-data"}), 400, "bad_request")
+    is_problem(post("/v1/predict", data={"file": "text"}, files={"other": RED}), 422, "bad_input")
+    for kind in ("multipart/form-data", "multipart/form-data; boundary=b", f"multipart/form-data; boundary={'b' * 300}"):
+        is_problem(post("/v1/predict", content=b"x", headers={"Content-Type": kind}), 400, "bad_request")
+    is_problem(post("/v1/predict", data={str(number): "x" for number in range(9)}, files={"file": RED}), 400, "bad_request")
+    fields = {"before": "\r\n--", "é": "x"}
+    assert post("/v1/predict", data=fields, files={"file": RED}).json()["label"] == "cat"
     detail = is_problem(post("/v1/predict", json={}), 415, "unsupported_type")["detail"]
     for kind in ("image/png", "application/octet-stream"):
         assert kind.replace("/png", "/*") in detail

@@ -5,15 +5,14 @@ from base64 import b64encode
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Request
-from fastapi.exceptions import RequestValidationError
 from starlette.concurrency import run_in_threadpool
-from starlette.datastructures import UploadFile
 from starlette.responses import JSONResponse
 
 from catdog.errors import UnsupportedType
 from catdog.explanation import overlay
 from service.answers import Answer, ask, described, served_by
 from service.door import media_type
+from service.forms import file_in
 from service.metrics import RECEIVE
 from service.parts import AllParts
 from service.predictors import DEFAULT_ALIAS
@@ -47,7 +46,7 @@ async def predict(
     parts.admission.check()
     served = await served_by(parts, model)
     began = time.perf_counter()
-    data = await _picture(request, limit=parts.settings.max_image_bytes)
+    data = await _picture(request)
     RECEIVE.observe(time.perf_counter() - began)
     async with leaving(request):
         answer = await ask(parts, served, data, explain=explain is not None)
@@ -65,26 +64,19 @@ def _explanation(answer: Answer, form: Literal["cam", "cam_array"]) -> dict[str,
     return {"explanation": {"label": answer.prediction.best, "png" if form == "cam" else "array": shown}}
 
 
-async def _picture(request: Request, *, limit: int) -> bytes:
-    """The bytes of the picture, and of a larger one than `limit` no more than show that.
+async def _picture(request: Request) -> bytes:
+    """The bytes of the picture.
 
     Raises:
         UnsupportedType: neither a form nor a picture.
+        HTTPException, RequestValidationError: as file_in.
     """
     kind = media_type(request.headers)
     if kind == "multipart/form-data":
-        async with request.form(max_files=1, max_fields=4, max_part_size=2**16) as form:
-            file = form.get("file")
-            if not isinstance(file, UploadFile):
-                received = ", ".join(form)[:200] or "an empty form"
-                message = "Expected a form with a file in its field `file`"
-                raise RequestValidationError([{"type": "no_file", "loc": ("body", "file"), "msg": message, "input": received}])
-            data = await file.read(limit + 1)
-    elif kind.startswith("image/") or kind == "application/octet-stream":
-        data = await request.body()
-    else:
-        raise UnsupportedType(
-            f"Expected multipart/form-data, or a picture as image/* or application/octet-stream. Received: {kind or 'no content type'}.",
-            remedy="Send it as `curl -F file=@photo.jpg`, or raw with `Content-Type: image/jpeg`.",
-        )
-    return data
+        return file_in(await request.body(), request.headers["content-type"], name="file")
+    if kind.startswith("image/") or kind == "application/octet-stream":
+        return await request.body()
+    raise UnsupportedType(
+        f"Expected multipart/form-data, or a picture as image/* or application/octet-stream. Received: {kind or 'no content type'}.",
+        remedy="Send it as `curl -F file=@photo.jpg`, or raw with `Content-Type: image/jpeg`.",
+    )
