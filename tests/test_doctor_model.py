@@ -608,10 +608,22 @@ def test_a_deep_network_that_has_learned_nothing_fits_into_half_the_precision() 
     assert "M14" in report.passed, report
 
 
-@pytest.mark.parametrize("waiver", ["blocks", "bl*"])
+@pytest.mark.parametrize("waivers", [("blocks",), ("bl*",), ("blocks.*",), ("blocks.0", "blocks.1")])
 @pytest.mark.parametrize(("kind", "code"), [(TimesZero, "M06"), (InAList, "M07")])
-def test_what_is_meant_to_do_nothing_is_said_by_its_path_or_a_pattern(kind: type[nn.Module], code: str, waiver: str) -> None:
-    assert code in errors(asked(kind())) and code not in errors(asked(kind(), intent=Intent(unused_ok=(waiver,))))
+def test_what_is_meant_to_do_nothing_is_said_by_its_path_or_a_pattern(kind: type[nn.Module], code: str, waivers: tuple[str, ...]) -> None:
+    assert code in errors(asked(kind()))
+    network, intent = kind(), Intent(unused_ok=waivers)
+    assert code not in errors(asked(network, intent=intent))
+    patient = Patient(network, (IMAGES, TARGET), functional.cross_entropy, intent=intent)
+    assert not visit(patient, branches.EXAMINATIONS, budget=600).findings
+
+
+@pytest.mark.parametrize("waiver", ["norms", "norms.*"])
+def test_a_mode_that_nobody_sets_is_waived_as_well(waiver: str) -> None:
+    network = Tokens()
+    network.norms = [nn.BatchNorm1d(4)]  # type: ignore[assignment]
+    assert [finding.code for finding in asked(network).findings] == ["M07"]
+    assert not asked(network, intent=Intent(unused_ok=(waiver,))).findings
 
 
 def test_a_device_that_computes_something_else_is_an_error_of_its_first_layer(monkeypatch: pytest.MonkeyPatch) -> None:
