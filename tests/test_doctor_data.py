@@ -181,9 +181,15 @@ def test_mirrored_copies_are_found_too(host: Host) -> None:
 
 
 def half(size: tuple[int, int], *, left: bool) -> Image.Image:
-    """A mask that shows one half."""
+    """A mask that shows one part. Its edge is not in the middle, where the other part's would be the same one mirrored."""
     across = Image.linear_gradient("L").rotate(90).resize(size)
-    return across.point(lambda value: 255 if (value > 128) == left else 0)
+    return across.point(lambda value: 255 if (value > 100) == left else 0)
+
+
+def cut(image: Image.Image, path: Path, *, left: bool) -> None:
+    """Save one part of a picture; the colours of the other lie hidden in the file."""
+    image.putalpha(half(image.size, left=left))
+    image.save(path)
 
 
 def test_what_a_palette_hides_is_seen() -> None:
@@ -199,22 +205,30 @@ def test_what_a_palette_hides_is_seen() -> None:
 def test_copies_that_lost_their_transparency_are_found_too(host: Host) -> None:
     for place in range(6):
         path, copy = host.paths["train"][place], host.paths["val"][place].with_suffix(".jpg")
-        image = Image.open(path).convert("RGB")
-        image.putalpha(half(image.size, left=True))
-        image.save(path)
+        cut(Image.open(path).convert("RGB"), path, left=True)
         Image.open(path).convert("RGB").save(copy, quality=80)
         host.paths["val"][place] = copy
     assert "6 of 50 pictures of val" in only(examined(host.data(), "D03"), "D03").message
 
 
-def test_cut_outs_of_one_photograph_are_no_copies(host: Host) -> None:
+@pytest.mark.parametrize("other", [lambda host, place: host.paths["val"][place], lambda host, place: host.paths["train"][-1 - place]])
+def test_cut_outs_of_one_photograph_are_no_copies_whatever_their_labels(host: Host, other: Callable[[Host, int], Path]) -> None:
     for place in range(6):
-        paths = host.paths["train"][place], host.paths["val"][place]
-        image = Image.open(paths[0]).convert("RGB")
-        for path, left in zip(paths, (True, False), strict=True):
-            image.putalpha(half(image.size, left=left))
-            image.save(path)
-    assert not examined(host.data(), "D03").errors
+        image = Image.open(host.paths["train"][place]).convert("RGB")
+        cut(image, other(host, place), left=False)
+        cut(image, host.paths["train"][place], left=True)
+    assert not examined(host.data(), "D03").findings
+
+
+@pytest.mark.parametrize("first", ["cut-out", "photograph"])
+def test_a_cut_out_of_a_photograph_that_stands_beside_another_cut_out_is_a_copy(host: Host, first: str) -> None:
+    for place in range(6):
+        whole, part = (host.paths["train"][at] for at in ((place + 20, place) if first == "cut-out" else (place, place + 20)))
+        image = Image.open(host.paths["train"][place]).convert("RGB")
+        image.save(whole)
+        cut(image, part, left=True)
+        cut(image, host.paths["val"][place], left=False)
+    assert "6 of 50 pictures of val" in only(examined(host.data(), "D03"), "D03").message
 
 
 def test_a_few_near_copies_are_a_warning_and_two_exact_ones_of_fifty_are_an_error(host: Host) -> None:
@@ -230,6 +244,12 @@ def test_one_picture_with_two_labels_is_an_error(host: Host) -> None:
     for place in (1, 2):
         shutil.copy(host.paths["train"][place], host.paths["train"][-place])
     assert "different labels" in only(examined(host.data(), "D03"), "D03").message
+
+
+def test_one_picture_saved_again_with_another_label_is_a_warning(host: Host) -> None:
+    host.paths["train"][-1] = host.paths["train"][-1].with_suffix(".jpg")
+    Image.open(host.paths["train"][1]).save(host.paths["train"][-1], quality=80)
+    assert "different labels" in only(examined(host.data(), "D03"), "D03", "warning").message
 
 
 # D04

@@ -187,6 +187,22 @@ def test_a_copy_is_trained() -> None:
     assert "trains another network" in report.errors[0].message
 
 
+@pytest.mark.parametrize("kind", [RuntimeError, SystemExit])
+def test_a_step_that_fails_at_its_second_call_is_one_error_also_where_it_leaves(kind: type[BaseException]) -> None:
+    def step(model: nn.Module, batch: Batch, loss: Loss, optimizer: Optimizer) -> None:
+        optimizer.zero_grad()
+        backward(model, batch, loss)
+        optimizer.step()
+        if model.get_buffer("calls").add_(1) == 2:
+            raise kind("the loss is not finite")
+
+    model = Network()
+    model.register_buffer("calls", torch.zeros(()))
+    finding = only(examined(step, model=model))
+    assert (finding.code, finding.severity) == ("L02", "error") and "cannot be made" in finding.message
+    assert line_of(finding) == 'raise kind("the loss is not finite")'
+
+
 def test_a_step_in_evaluation_mode_is_a_warning() -> None:
     def step(model: nn.Module, batch: Batch, loss: Loss, optimizer: Optimizer) -> None:
         model.eval()

@@ -176,6 +176,19 @@ def test_other_targets_than_the_batch_has(other: Callable[[Tensor], Tensor], sai
     assert said in finding.message
 
 
+@pytest.mark.parametrize("kind", [RuntimeError, SystemExit])
+def test_a_step_that_fails_or_leaves_where_answers_are_planted_is_not_judged(kind: type[BaseException]) -> None:
+    calls = iter(range(2))  # those of the trial
+
+    def loss_of(model: nn.Module, images: Tensor, target: Tensor, loss: Loss) -> Tensor:
+        if next(calls, None) is None:
+            raise kind("no more")
+        return loss(model(images), target)
+
+    report = examined(step_with(loss_of))
+    assert report.findings == () and kind.__name__ in report.not_run["L05"], report
+
+
 def test_a_loss_that_is_not_the_networks() -> None:
     def loss_of(model: nn.Module, images: Tensor, target: Tensor, loss: Loss) -> Tensor:
         return torch.tensor(loss(model(images), target).item(), requires_grad=True)

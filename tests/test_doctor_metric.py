@@ -178,12 +178,15 @@ def test_an_evaluation_with_gradients_is_a_warning_and_one_that_trains_an_error(
     assert "L12" in [finding.code for finding in examined(trains).errors]
 
 
-def test_an_evaluation_that_fails_is_a_warning() -> None:
+@pytest.mark.parametrize("kind", [KeyError, SystemExit])
+def test_an_evaluation_that_fails_or_leaves_is_a_warning(kind: type[BaseException]) -> None:
     def fails(model: nn.Module, batches: Iterable[Batch], loss: Loss) -> Figures:
-        raise KeyError("images")
+        raise kind("images")
 
-    (finding,) = examined(fails).findings
-    assert (finding.code, finding.severity) == ("L12", "warning")
+    report = examined(fails)
+    (finding,) = report.findings
+    assert (finding.code, finding.severity) == ("L12", "warning") and "cannot be made" in finding.message
+    assert kind.__name__ in report.not_run["L10"]
 
 
 def test_known_answers_fit_networks_of_one_output() -> None:

@@ -163,10 +163,40 @@ def test_a_network_that_is_off_at_its_first_weights_alone_is_no_error() -> None:
     assert (finding.severity, finding.culprit.what) == ("warning", "its first weights")
 
 
+@pytest.mark.parametrize("seed", [3, 4])
+def test_a_network_that_moves_from_other_weights_is_not_accused(seed: int) -> None:
+    """Its last ReLU is off for the first image, and others train it."""
+    torch.manual_seed(seed)
+    model = nn.Sequential(
+        nn.Conv2d(3, 16, 3), nn.BatchNorm2d(16), nn.ReLU(), nn.Conv2d(16, 32, 3, 2), nn.BatchNorm2d(32), nn.ReLU(),
+        nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(128, 1), nn.ReLU(),
+    )
+    images = torch.randn(8, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+    target = 20 + 10 * torch.rand(8, 1, generator=torch.Generator().manual_seed(2))
+    finding = only(climbed(Patient(model, (images, target), nn.MSELoss(), Adam(model.parameters(), lr=1e-3))))
+    assert finding.severity == "warning" and "no time" not in str(finding)
+
+
 def test_a_network_for_which_there_is_no_time_is_not_judged(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ladders, "SECONDS", 0.0)
     report = climbed(patient_of(lambda model: SGD(model.parameters(), lr=1e-7)))
     assert report.findings == () and report.not_run["L07"].startswith("no time for")
+    monkeypatch.setattr(ladders, "STEPS", 1)  # what is over is judged
+    assert climbed(patient_of(lambda model: SGD(model.parameters(), lr=1e-7))).findings
+
+
+def test_what_cannot_learn_is_warned_of_where_time_runs_out_behind_the_third_climb(monkeypatch: pytest.MonkeyPatch) -> None:
+    def flipped(out: Tensor, target: Tensor) -> Tensor:
+        return -nn.functional.cross_entropy(out, target).clamp(max=5)
+
+    def climb(*given: Any, until: float, weights: int | None = None, **more: Any) -> ladders._Climb:
+        return once(*given, until=until if weights is None else 0.0, weights=weights, **more)
+
+    once = ladders._climbed
+    monkeypatch.setattr(ladders, "_climbed", climb)
+    finding = only(climbed(patient_of(lambda model: Adam(model.parameters(), lr=1e-3), loss=flipped)))
+    assert (finding.severity, finding.culprit.what) == ("warning", "network and loss")
+    assert len(finding.evidence) == 4 and finding.evidence[-1] == "there was no time to try other weights"
 
 
 def test_a_head_on_a_frozen_body_need_only_fit_one_sample() -> None:

@@ -122,9 +122,9 @@ def test_a_file_called_as_one_of_pythons_takes_nobodys_place(tmp_path: Path, dat
 
 def test_what_lies_beside_a_file_is_found_when_it_is_asked_for(tmp_path: Path, dataset: Dataset) -> None:
     (tmp_path / "beside_it.py").write_text("LABELS = 2\n")
-    source = "from torch import nn\nclass Good(nn.Module):\n    def __init__(self):\n        super().__init__()\n" \
-             "        from beside_it import LABELS\n        self.last = nn.Linear(3, LABELS)\n" \
-             "    def forward(self, images): return self.last(images.mean((2, 3)))\n"
+    source = "from torch import nn\nclass Good(nn.Linear):\n    def __init__(self): super().__init__(3, 2)\n" \
+             "    def forward(self, images):\n        from beside_it import LABELS\n" \
+             "        return super().forward(images.mean((2, 3)))[:, :LABELS]\n"
     report = examined(tmp_path, dataset, "Good", source=source)
     assert "M01" in report.passed, report
 

@@ -67,8 +67,9 @@ class Intent:
 
 
 def matches(path: str, patterns: Sequence[str]) -> bool:
-    """Whether a path, or a module that it lies in, fits one of the patterns."""
-    ends = [place for place, letter in enumerate(path) if letter in ".["]  # the second as in blocks[0], of a plain list
+    """Whether a path, or a module that it lies in, fits one of the patterns; blocks[0], of a plain list, is called blocks.0."""
+    path = path.replace("[", ".").replace("]", "")
+    ends = [place for place, letter in enumerate(path) if letter == "."]
     return any(fnmatchcase(path[:end], pattern) for end in (*ends, len(path)) for pattern in patterns)
 
 

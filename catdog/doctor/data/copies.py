@@ -1,7 +1,8 @@
 """D03: pictures that stand in two splits, and those that have two labels; also where they were saved again, made smaller or mirrored."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import combinations, islice
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,8 +26,8 @@ FINE = 0.5
 """Correlation of what two near copies have beyond their blurred shapes; a second picture of the same silhouette has none in common."""
 DETAILED = 128
 """Pixels a side at which it is looked at, where both pictures have as many."""
-CONFIRMED = 250
-"""Near copies between two splits whose detail is compared; more are not needed for what is said."""
+CONFIRMED, CANDIDATES = 250, 5
+"""Near copies whose detail is compared, and pictures with which one of them is; more are not needed for what is said."""
 ORDER = ("train", "val", "test")
 
 
@@ -47,7 +48,7 @@ def copies(patient: Patient) -> Iterator[Finding]:
     for later in ORDER[1:]:
         for earlier in ORDER[: ORDER.index(later)]:
             if sizes.get(earlier) and sizes.get(later):
-                yield from _leak([*_between(groups, earlier, later)], earlier, later, sizes[later])
+                yield from _leak(_confirmed(_between(groups, earlier, later)), earlier, later, sizes[later])
     yield from _conflicts(groups, sum(sizes.values()))
 
 
@@ -75,28 +76,38 @@ def _found(patient: Patient) -> Iterator[list[list[Entry]]]:
         yield [*parts.values()]
 
 
-def _between(groups: Sequence[list[list[Entry]]], earlier: str, later: str) -> Iterator[Pair]:
-    """For each picture of the later split that has one: its copy in the earlier one, an exact one first."""
+def _between(groups: Sequence[list[list[Entry]]], earlier: str, later: str) -> Iterator[list[Pair]]:
+    """For each picture of the later split: what may be its copy in the earlier one; where there is an exact one, that."""
     for group in groups:
-        there = [entry for part in group for entry in part if entry.split == earlier]
-        if not there:
-            continue
+        there = [entries for part in group if (entries := [entry for entry in part if entry.split == earlier])][:CANDIDATES]
         for part in group:
             same = [entry for entry in part if entry.split == earlier]
-            yield from (Pair((same or there)[0], entry, bool(same)) for entry in part if entry.split == later)
+            for entry in (entry for entry in part if entry.split == later):
+                yield [Pair(same[0], entry, True)] if same else [Pair(one, entry, False) for one, *_ in there]
+
+
+def _unlike(group: list[list[Entry]]) -> list[Pair]:
+    """Pictures of a group that may show the same and have different labels; where there are exact copies, those."""
+    exact = [Pair(part[0], entry, True) for part in group for entry in part if entry.label != part[0].label]
+    near = (Pair(one, other, False) for (one, *_), (other, *_) in combinations(group, 2) if one.label != other.label)
+    return exact or [*islice(near, CANDIDATES)]
+
+
+def _confirmed(found: Iterable[list[Pair]]) -> list[Pair]:
+    """Of each the first pair that shows the same, the exact ones before the rest."""
+    some = [pairs for pairs in found if pairs]
+    near = [pairs for pairs in some if not pairs[0].is_exact][:CONFIRMED]
+    return [pairs[0] for pairs in some if pairs[0].is_exact] + [pair for pairs in near if (pair := next(filter(_is_fine, pairs), None))]
 
 
 def _leak(pairs: Sequence[Pair], earlier: str, later: str, size: int) -> Iterator[Finding]:
-    near = [pair for pair in pairs if not pair.is_exact]
-    pairs = [pair for pair in pairs if pair.is_exact] + [pair for pair in near[:CONFIRMED] if _is_fine(pair)]
     if not pairs:
         return
     exact = sum(pair.is_exact for pair in pairs)
     is_error = _is_much(exact, size, EXACT) or _is_much(len(pairs), size, NEAR)
-    first = next((pair for pair in pairs if pair.is_exact), pairs[0])
     yield Finding(
         "D03", "error" if is_error else "warning", f"{len(pairs)} of {size} pictures of {later} stand in {earlier} as well",
-        Culprit(f"{first.other.path} = {first.one.path}"),
+        Culprit(f"{pairs[0].other.path} = {pairs[0].one.path}"),
         (
             f"{len(pairs) / size:.1%} of {later}, {exact} of them to the pixel, the others confirmed by their fine detail",
             *(f"{pair.other.path.name} = {pair.one.path.name}" for pair in pairs[:10]),
@@ -141,18 +152,16 @@ def _correlation(one: NDArray[np.float64], other: NDArray[np.float64]) -> float:
 
 def _conflicts(groups: Sequence[list[list[Entry]]], size: int) -> Iterator[Finding]:
     """One picture with two labels: an error where the pixels are the same, so that a network can only be wrong."""
-    exact = [part for group in groups for part in group if len({entry.label for entry in part}) > 1]
-    near = [group for group in groups if len({entry.label for part in group for entry in part}) > 1]
-    if not near:
+    pairs = _confirmed(map(_unlike, groups))
+    if not pairs:
         return
-    number = sum(map(len, exact))
-    first = exact[0] if exact else [part[0] for part in near[0]]
-    pair = [first[0], next((entry for entry in first if entry.label != first[0].label), first[-1])]
+    number = sum(len(part) for group in groups for part in group if len({entry.label for entry in part}) > 1)
+    first = pairs[0].one, pairs[0].other
     yield Finding(
         "D03", "error" if _is_much(number, size, CONFLICTING) else "warning", "Pictures that show the same have different labels",
-        Culprit(" = ".join(str(entry.path) for entry in pair)),
-        (f"{len(near)} groups of pictures, {len(exact)} of them the same to the pixel",
-         *(f"{entry.path.name}: {entry.label}" for entry in pair)),
+        Culprit(" = ".join(str(entry.path) for entry in first)),
+        (f"{len(pairs)} groups of pictures, {sum(pair.is_exact for pair in pairs)} of them the same to the pixel",
+         *(f"{entry.path.name}: {entry.label}" for entry in first)),
         "Correct the labels.",
     )
 

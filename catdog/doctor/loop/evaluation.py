@@ -41,7 +41,7 @@ def validation_purity(patient: Patient) -> Iterator[Finding]:
     flags = {path: module.training for path, module in patient.model.named_modules()}
     try:
         look = _evaluate(patient)
-    except Exception as error:  # noqa: BLE001 - whatever somebody's evaluation raises
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever somebody's evaluation raises
         yield Finding(
             "L12", "warning", "The evaluation cannot be made", Culprit("evaluate"), (f"{type(error).__name__}: {error}"[:500],),
             "It gets (model, batches, loss): batches of (inputs, target), as a loader makes them.",

@@ -5,6 +5,7 @@ It is made behind all others: where it fails, it says what they have found to lo
 
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 
 import torch
@@ -75,8 +76,9 @@ def ladder(patient: Patient) -> Iterator[Finding]:
                 break
         elsewhere: list[_Climb] = []
         is_still = batch is not patient.batch and not any(climb.moves for climb in (own, *others))
-        while is_still and len(elsewhere) < len(STARTS) and not any(climb.fits for climb in elsewhere):
-            elsewhere.append(_climbed(patient, batch, start, until=until, rate=RATES[0], weights=STARTS[len(elsewhere)]))
+        with suppress(CannotTell):  # where time runs out there, what has failed still has failed
+            while is_still and len(elsewhere) < len(STARTS) and not any(climb.fits for climb in elsewhere):
+                elsewhere.append(_climbed(patient, batch, start, until=until, rate=RATES[0], weights=STARTS[len(elsewhere)]))
         if own.moves and others[-1].fits and not any(finding.severity == "error" for finding in patient.findings):
             return  # it learns, only slowly
         yield _finding(patient, rung, own, others, elsewhere)
@@ -130,7 +132,7 @@ def _climbed(
             fits = _fits(patient, batch, losses)
             if fits:
                 break
-            if time.monotonic() > until:
+            if number < STEPS - 1 and time.monotonic() > until:
                 raise CannotTell(f"no time for {STEPS} steps on {len(batch[0])} images")
     start.restore()
     return _Climb(losses, fits, rate, weights, number + 1)
@@ -155,17 +157,18 @@ def _finding(patient: Patient, rung: str, own: _Climb, others: list[_Climb], els
     look = "; ".join(
         f"{finding.code}: {finding.message[:1].lower()}{finding.message[1:]} ({finding.culprit})" for finding in _known(patient)[:3]
     )
-    is_its_start = any(climb.fits for climb in elsewhere)
-    if is_its_start:
+    if any(climb.fits for climb in elsewhere):
         blame, culprit, guess = "From other weights it can", "its first weights", "what is off for every image, such as a ReLU at the end"
     elif others[-1].fits:
         blame, culprit, guess = "With Adam and the plain step it can", "optimizer and loop", "the learning rate, the optimizer or the loop"
     else:
         blame, culprit, guess = "With Adam and the plain step it cannot either", "network and loss", "the network or the loss"
-    is_stuck = rung == "one sample" and not is_its_start and not any(climb.moves for climb in (own, *others))
+    is_still = rung == "one sample" and not any(climb.moves for climb in (own, *others, *elsewhere))
+    is_stuck = is_still and len(elsewhere) == len(STARTS)
     return Finding(
         "L07", "error" if is_stuck else "warning", f"The network cannot fit {rung} in {STEPS} steps. {blame}", Culprit(culprit),
-        (f"with the loop's own step: {own}", *map(_told, (*others, *elsewhere))),
+        (f"with the loop's own step: {own}", *map(_told, (*others, *elsewhere)),
+         *(["there was no time to try other weights"] if is_still and not is_stuck else [])),
         f"Look first at {look}." if look else f"Look at {guess}: no other examination has found anything.",
     )
 

@@ -119,7 +119,7 @@ def _evaluated(patient: Patient, inputs: Tensor, target: Tensor, logits: Tensor)
     try:
         with planted(patient.model, answer, is_plain=True):
             said = patient.evaluate(patient.model, batches, patient.loss) if patient.evaluate and patient.loss else {}
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise CannotTell(f"the evaluation cannot be made of known answers: {type(error).__name__}: {error}"[:200]) from error
     if at not in (len(HITS), len(HITS) - SIZES[-1]):
         raise CannotTell(f"the evaluation asks for {at} answers about {len(HITS)} images")

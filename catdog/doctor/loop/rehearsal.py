@@ -59,7 +59,7 @@ class Rehearsal:
     """Paths of the modules that were in training mode in a forward pass of the whole network."""
     code: set[CodeType] = field(default_factory=set)
     """Functions of the owner's that ran."""
-    error: Exception | None = None
+    error: BaseException | None = None
     error_place: Place | None = None
 
     @classmethod
@@ -111,7 +111,7 @@ class Rehearsal:
                 while self._goes_on(patient):
                     self.calls += 1
                     patient.train_step()
-        except Exception as error:  # noqa: BLE001 - whatever somebody's step raises
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever somebody's step raises
             self.error = error
             frames = [frame for frame in traceback.extract_tb(error.__traceback__) if is_own(frame.filename)]
             if frames:

@@ -30,7 +30,7 @@ def doubled(patient: Patient) -> Iterator[Finding]:
                 patient.train_step()
             elif patient.loss is not None:
                 patient.loss(patient.model(patient.batch[0]), patient.batch[1])
-    except Exception:  # noqa: BLE001 - L02 tells of a step that cannot be made
+    except (Exception, SystemExit):  # noqa: BLE001 - L02 tells of a step that cannot be made
         return
     finally:
         start.restore()

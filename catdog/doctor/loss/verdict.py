@@ -99,7 +99,7 @@ def _case(patient: Patient) -> _Case:
             return _Case(target, [ask(draw, target) for draw in draws], other, ask(draws[0], other))
     except CannotTell:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise CannotTell(f"the training step cannot be made with planted answers: {type(error).__name__}: {error}"[:200]) from error
 
 

@@ -16,6 +16,7 @@ from torch import nn
 from catdog.doctor.examination import Examination, examination
 from catdog.doctor.findings import Culprit, Finding, Severity
 from catdog.doctor.model.evidence import Evidence, is_in, owner, tops
+from catdog.doctor.model.hidden import hidden, hidden_modules
 from catdog.doctor.model.trace import Call, behind, eager
 from catdog.doctor.patient import Patient, matches
 from catdog.doctor.source import Place, Statement, class_place, forward_names, line_naming
@@ -66,11 +67,8 @@ def never_run(patient: Patient) -> Iterator[Finding]:
     ran = evidence.ran
     unused = [name for name in evidence.unreached if owner(name) not in ran or evidence.is_idle(name)]
     for waiver in patient.intent.unused_ok:
-        if not any(matches(name, (waiver,)) for name in (*evidence.unreached, *evidence.discarded)):
-            yield Finding(
-                "M02", "warning", "A waiver is needed by nothing", Culprit(waiver), (),
-                "Take it out of unused_ok, unless M06, M07 or L01 then accuses it.",
-            )
+        if not any(matches(name, (waiver,)) for name in _names(evidence.network)):
+            yield Finding("M02", "warning", "A waiver matches nothing", Culprit(waiver), (), "Take it out of unused_ok.")
     unused = [name for name in unused if not patient.intent.waives(name)]
     in_evaluation = _ran_in_evaluation(patient) if unused else set()
     for root in tops(unused, lambda path: not any(is_in(other, path) for other in ran)):
@@ -166,6 +164,12 @@ def _meant(patient: Patient, network: nn.Module) -> set[str]:
         return {name for name, _ in network.named_parameters() if any(fnmatchcase(name, glob) for glob in patient.intent.trainable)}
     held = {id(tensor) for group in patient.optimizer.param_groups for tensor in group["params"]} if patient.optimizer else None
     return {name for name, parameter in network.named_parameters() if parameter.requires_grad and (held is None or id(parameter) in held)}
+
+
+def _names(network: nn.Module) -> Iterator[str]:
+    """Of everything that a waiver may be meant for."""
+    for named in (network.named_parameters(), network.named_modules(), hidden(network), hidden_modules(network)):
+        yield from (name for name, *_ in named)
 
 
 def _siblings(evidence: Evidence, dead: Sequence[str]) -> int:

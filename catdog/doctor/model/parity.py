@@ -38,13 +38,12 @@ def parity(patient: Patient) -> Iterator[Finding]:
     if any(weight.dtype not in (torch.float32, torch.float64) for weight in network.parameters()):
         raise CannotTell("not in float32")
     try:
-        settle(network, patient.batch[0])  # as it first comes, batch normalisation lets values explode in evaluation
         ways = list(_ways(patient, network))
+        if not ways:
+            raise CannotTell("one device, and nothing compiled")
         original = copy.deepcopy(network).to("cpu")
     except (RuntimeError, TypeError, AttributeError) as error:
         raise CannotTell(f"the network cannot be copied: {error}") from error
-    if not ways:
-        raise CannotTell("one device, and nothing compiled")
     with _full_precision(), torch.compiler.set_stance("default"):  # everything else is asked of the network as it was written
         here = _heard(original, patient.batch[0].to("cpu"))
         for way in ways:
@@ -76,10 +75,15 @@ class _Heard:
 
 
 def _ways(patient: Patient, network: nn.Module) -> Iterator[_Way]:
+    """Those there are besides the CPU's. Where there are any, the network gets the statistics of the batch first, and so do its copies."""
     device, precision = patient.intent.device or patient.batch[0].device, patient.intent.precision
+    is_compiled = hasattr(patient.model, "_orig_mod")
+    if device.type == "cpu" and precision is torch.float32 and not is_compiled:
+        return
+    settle(network, patient.batch[0])  # as it first comes, batch normalisation lets values explode in evaluation
     if device.type != "cpu":
         yield _Way(str(device), copy.deepcopy(network).to(device), device)
-    if hasattr(patient.model, "_orig_mod"):
+    if is_compiled:
         yield _Way("torch.compile", patient.model, patient.batch[0].device)
     if precision is not torch.float32:
         yield _Way(f"{device} in {precision}", copy.deepcopy(network).to(device), device, precision)
@@ -131,7 +135,7 @@ def _compared(here: _Heard, there: _Heard, way: _Way, network: nn.Module, inputs
     unlike = {
         name: cosine for name, one in here.gradients.items()
         if name in there.gradients and float(one.norm()) > STEEP * steepest
-        and (cosine := float(torch.nn.functional.cosine_similarity(one.flatten(), there.gradients[name].flatten(), dim=0))) < ALIKE
+        and (cosine := _alike(one, there.gradients[name])) < ALIKE
     }
     if error <= FAR and not unlike:
         return
@@ -172,7 +176,7 @@ def _mixed(here: _Heard, there: _Heard, way: _Way) -> Iterator[Finding]:
 
 
 def _alike(one: Tensor, other: Tensor) -> float:
-    """The cosine between them, however small they are; zeros are like anything."""
+    """The cosine between them, however small they are; where the one is zeros, anything is like it."""
     if not bool(one.any()):
         return 1.0
     first, second = (values.flatten() / (values.abs().max() or 1.0) for values in (one, other))

@@ -51,7 +51,7 @@ def _lying_modules(patient: Patient, reported: set[int]) -> Iterator[Finding]:
     for path, owner, module in hidden_modules(network):
         weights = [*module.parameters(), *module.buffers()]
         has_mode = any(isinstance(one, (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)) for one in module.modules())
-        is_meant = patient.intent.waives(_path(path))
+        is_meant = patient.intent.waives(path)
         is_trained = any(weight.requires_grad for weight in module.parameters()) or not weights
         if has_mode and is_trained and not is_meant and not any(id(weight) in reported for weight in weights):
             yield Finding(
