@@ -6,7 +6,7 @@
 
 Killed at any moment, the next attempt takes over the whole rows and goes on behind them: the order says which pictures they are of, so none
 is left out and none stands twice. Each attempt writes a file of its own: one that was given up and still lives adds nothing to its
-successor's. No torch here.
+successor's and takes nothing from it. Two of the same fence may not work at once. No torch here.
 """
 
 import csv
@@ -29,7 +29,7 @@ import numpy as np
 from catdog import device
 from catdog.config import DATASET_ID
 from catdog.datasets import Dataset
-from catdog.errors import BadDataset, BadInput, CatdogError, DatasetChanged, NotFound, TooLarge, UnsupportedType
+from catdog.errors import BadDataset, BadInput, CatdogError, Conflict, DatasetChanged, NotFound, TooLarge, UnsupportedType
 from catdog.files import link_or_copy, sync_folder, write_atomically
 from catdog.inference import Predictor
 from catdog.kinds import PredictConfig
@@ -60,6 +60,7 @@ def predict(folder: Path, settings: Settings, *, fence: int = 0) -> Generator[Pr
     Raises:
         BadConfig, BadDataset: no such config, or no pictures.
         DatasetChanged: the pictures are not the ones that the run began with, or not those that were imported.
+        Conflict: a later attempt has begun.
         CorruptPackage: the model cannot be loaded.
     """
     yield Progress("phase", phase="preparing")
@@ -112,14 +113,21 @@ def _take_over(rows: Path, pictures: Sequence[Picture]) -> int:
 
     Raises:
         DatasetChanged: a row is of another picture than stands at its place now.
+        Conflict: a later attempt has begun.
     """
     rows.parent.mkdir(exist_ok=True)
-    found = [_whole(path.read_bytes(), pictures) for path in sorted(rows.parent.glob("*.ndjson"))]
+    attempts = sorted(rows.parent.glob("*.ndjson"))
+    if attempts and attempts[-1] > rows:
+        raise Conflict(
+            f"Expected the newest attempt at this run. Received: {rows.name}, after {attempts[-1].name} had begun.",
+            remedy="Leave the run to that attempt, or begin anew in another run folder.",
+        )
+    found = [_whole(path.read_bytes(), pictures) for path in attempts]
     lines = max(found, key=len, default=[])
     with write_atomically(rows) as unfinished:
         unfinished.write_bytes(b"".join(lines))
-    for path in rows.parent.glob("*.ndjson"):
-        if path != rows:
+    for path in attempts:
+        if path < rows:
             path.unlink(missing_ok=True)
     return len(lines)
 

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 
 from catdog import sources
-from catdog.errors import BadConfig, BadDataset, CorruptPackage, DatasetChanged
+from catdog.errors import BadConfig, BadDataset, Conflict, CorruptPackage, DatasetChanged
 from catdog.inference import Predictor
 from catdog.kinds import PredictConfig, config_of
 from catdog.plans import Labelling
@@ -104,6 +105,19 @@ def test_an_attempt_goes_on_behind_the_whole_rows_of_the_one_before(settings: Se
         list(predict(run, settings, fence=3))
 
 
+def test_an_older_attempt_that_thaws_takes_nothing_from_its_successor(settings: Settings, digest: str, tmp_path: Path) -> None:
+    photos = lay_out(tmp_path / "photos", {f"{number:03d}.png": picture((number, 0, 0)) for number in range(5 * AT_ONCE)})
+    run = tmp_path / "run"
+    PredictConfig(dataset=str(photos), digest=digest).write(run)
+    first, second = predict(run, settings, fence=1), predict(run, settings, fence=2)
+    assert [next(first).phase, next(first).phase] == ["preparing", "predicting"]  # it stands still where it has loaded the package
+    next(one for one in second if one.kind == "step")
+    with pytest.raises(Conflict, match=r"Received: 0000001\.ndjson, after 0000002\.ndjson had begun"):
+        list(first)
+    assert [one.kind for one in second][-1] == "done"
+    assert [row["name"] for row in rows_of(run)] == sorted(path.name for path in photos.iterdir())
+
+
 def test_what_cannot_work_is_refused(settings: Settings, digest: str, dataset: str, tmp_path: Path) -> None:
     empty = tmp_path / "empty"
     empty.mkdir()
@@ -135,6 +149,9 @@ def test_the_command_line_answers_a_folder_and_goes_on(settings: Settings, diges
     done = command_line(*command, settings=settings)
     assert done.returncode == 0 and "answered: 2 of 2 pictures" in done.stdout and "predictions.csv" in done.stdout, done.stderr
     assert [row["label"] for row in rows_of(tmp_path / "run")] == ["dog", "cat"]
+    with FileLock(tmp_path / "run" / "lock"):
+        refused = command_line(*command, settings=settings)
+    assert refused.returncode == 1 and "which another `catdog predict` fills" in refused.stderr
     other = make_package(settings.models, gain=3.0)
     refused = command_line(*command[:-1], str(settings.models / other), settings=settings)
     assert refused.returncode == 2 and "another digest, package" in refused.stderr
