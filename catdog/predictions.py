@@ -202,9 +202,12 @@ def _rows(predictor: Predictor, pictures: Sequence[Picture]) -> list[dict[str, A
 
 
 def _publish(rows: Path, folder: Path, labels: Sequence[str]) -> dict[str, Any]:
-    """Make the artifacts of the finished rows, and count."""
+    """Make the artifacts of the finished rows, and count.
+
+    `answers` counts the labels that were given. `accuracy` is of the most probable ones, given or not, as in a package and its card.
+    """
     folder.mkdir(exist_ok=True)
-    images = refused = right = comparable = 0
+    images = refused = abstained = right = comparable = 0
     answers: Counter[str] = Counter()
     with (
         write_atomically(folder / TABLE) as unfinished, rows.open() as lines,
@@ -215,10 +218,12 @@ def _publish(rows: Path, folder: Path, labels: Sequence[str]) -> dict[str, Any]:
         for row in map(json.loads, lines):
             images += 1
             refused += "problem" in row
-            answers[row.get("label") or row.get("decision", "problem")] += 1
-            if "label" in row and row.get("expected") in labels:
+            if (label := row.get("label")) is not None:
+                answers[label] += 1
+            abstained += row.get("decision") == "abstain"
+            if "probabilities" in row and row.get("expected") in labels:
                 comparable += 1
-                right += row["label"] == row["expected"]
+                right += max(row["probabilities"], key=row["probabilities"].__getitem__) == row["expected"]
             table.writerow([
                 *(row.get(name, "") for name in ("name", "split", "expected", "sha256", "label", "decision", "confidence")),
                 *(row.get("probabilities", {}).get(label, "") for label in labels), row.get("problem", {}).get("code", ""),
@@ -227,6 +232,6 @@ def _publish(rows: Path, folder: Path, labels: Sequence[str]) -> dict[str, Any]:
     link_or_copy(rows, folder / ROWS)
     sync_folder(folder)
     return {
-        "images": images, "refused": refused, "answers": dict(answers) if fits(answers) else {},
+        "images": images, "refused": refused, "abstained": abstained, "answers": dict(answers) if fits(answers) else {},
         "accuracy": right / comparable if comparable else None, "artifacts": [ROWS, TABLE],
     }

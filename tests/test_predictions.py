@@ -59,8 +59,8 @@ def test_every_picture_of_a_folder_has_a_row_and_a_bad_one_its_reason(settings: 
     codes = {name: row["problem"]["code"] for name, row in rows.items() if "problem" in row}
     assert codes == {"broken.png": "bad_image", "large.png": "too_large", "text.jpg": "unsupported_type"}
     assert done.kind == "done" and done.result is not None
-    assert {name: done.result[name] for name in ("images", "refused", "accuracy")} == {"images": 6, "refused": 3, "accuracy": None}
-    assert done.result["answers"] == {"dog": 1, "cat": 2, "problem": 3}
+    counted = {name: done.result[name] for name in ("images", "refused", "abstained", "accuracy")}
+    assert counted == {"images": 6, "refused": 3, "abstained": 0, "accuracy": None} and done.result["answers"] == {"dog": 1, "cat": 2}
     with (tmp_path / "run" / "artifacts" / "predictions.csv").open(newline="") as file:
         table = list(csv.DictReader(file))
     assert [row["name"] for row in table] == list(rows)
@@ -82,6 +82,21 @@ def test_of_a_data_set_each_row_says_what_was_expected(settings: Settings, diges
     assert done.result is not None and done.result["accuracy"] == right / 24 and done.result["model"] == 7
     *_, done = said(tmp_path / "test", settings, config.model_copy(update={"split": "test"}))
     assert {row["split"] for row in rows_of(tmp_path / "test")} == {"test"}
+
+
+def test_its_accuracy_is_that_of_the_network_and_what_it_abstained_from_is_a_figure_of_its_own(settings: Settings, tmp_path: Path) -> None:
+    photos = lay_out(tmp_path / "pets", {f"{label}/{light}.png": picture(colour) for light in range(20, 255, 20) for label, colour in (
+        ("abstain", (light, 0, 0)), ("problem", (0, light, 0)),
+    )})
+    dataset = sources.import_path(photos, settings=settings, labelling=Labelling(), seed=0)
+    unsure = make_package(settings.models, labels=("abstain", "problem"), confidence=0.9)
+    *_, done = said(tmp_path / "run", settings, PredictConfig(dataset=dataset.id, digest=unsure))
+    rows = rows_of(tmp_path / "run")
+    given = [row["label"] for row in rows if row["label"] is not None]
+    right = [row["probabilities"][row["expected"]] >= 0.5 for row in rows]
+    assert 0 < len(given) < len(rows) and all(right) and done.result is not None
+    assert done.result["abstained"] == len(rows) - len(given) and done.result["accuracy"] == 1
+    assert done.result["answers"] == {label: given.count(label) for label in ("abstain", "problem")}
 
 
 def test_an_attempt_goes_on_behind_the_whole_rows_of_the_one_before(settings: Settings, digest: str, tmp_path: Path) -> None:

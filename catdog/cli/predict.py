@@ -101,9 +101,10 @@ def _all_of(data: str, run_folder: Path, *, split: Split | None, package: Path, 
                 out.print(f"stopped; everything is on disk, the same command goes on: {run_folder}", soft_wrap=True)
                 raise typer.Exit(STOPPED)
             result = progress.result or result
-    out.print(f"answered: {result['images'] - result['refused']} of {result['images']} pictures; {result['answers']}", soft_wrap=True)
+    answered = f"{result['images'] - result['refused']} of {result['images']} pictures"
+    out.print(f"answered: {answered}, {result['abstained']} of them with no label; {result['answers']}", soft_wrap=True)
     if result["accuracy"] is not None:
-        out.print(f"as expected: {result['accuracy']:.4f}", soft_wrap=True)
+        out.print(f"accuracy: {result['accuracy']:.4f}, by the most probable label of each", soft_wrap=True)
     for name in result["artifacts"]:
         out.print(run_folder / "artifacts" / name, soft_wrap=True)
 
