@@ -7,7 +7,7 @@ INSTALLED := $(VENV)/installed
 # A recipe that was cut off leaves no empty secret that counts as made.
 .DELETE_ON_ERROR:
 
-.PHONY: demo test test-long containers-test zoo bench mutations secrets check lint lock up clean
+.PHONY: demo test test-long containers-test zoo bench gate mutations secrets check lint lock up clean
 
 demo: $(INSTALLED)  ## train on photographs by HTTP and ask about ten that no training saw; DEMO_DATA=FOLDER gives it yours
 	$(BIN)/catdog demo $(if $(DEMO_DATA),--data "$(DEMO_DATA)")
@@ -33,6 +33,9 @@ bench: $(INSTALLED) $(VENV)/bench/installed $(VENV)/servers/installed $(BENCH_DA
 	PYTHONPATH=$(VENV)/servers $(BIN)/python -m tests.bench.serving --data "$(BENCH_DATA)"
 	$(BIN)/python -m tests.bench.beside ready --data "$(BENCH_DATA)"
 	$(BIN)/python -m tests.bench.beside training --data "$(BENCH_DATA)"
+
+gate: $(INSTALLED)  ## does a model that was trained on wrong labels become the champion? four minutes; GATE_DATA=FOLDER of photographs, train/ val/ test/ with names like cat.12.jpg
+	$(BIN)/python -m tests.bench.gate --data "$(or $(GATE_DATA),$(error Expected GATE_DATA=FOLDER of photographs, with train/ val/ test/ and names like cat.12.jpg. Received: none))"
 
 # A second call goes on where the first was broken off, and only shows its tables when all is done; `make clean` forgets.
 mutations: $(INSTALLED) $(VENV)/doctors/installed  ## does the doctor find 43 planted faults, name them and leave the healthy alone, and do others? an hour; MUTANTS=FOLDER gives it yours

@@ -96,10 +96,9 @@ class Bank:
         return _distance(np.vecdot(_unit(features)[:, np.newaxis], self.rows))
 
     def own_distances(self) -> NDArray[np.float64]:
-        """(n,): of each row to the others."""
-        near = self.rows @ self.rows.T
-        np.fill_diagonal(near, -1.0)
-        return _distance(near)
+        """(n,): of each row to the n - 1 others."""
+        rows = len(self.rows)
+        return _distance((self.rows @ self.rows.T)[~np.eye(rows, dtype=bool)].reshape(rows, rows - 1))
 
     def save(self, path: Path) -> None:
         """Write bank.npz."""

@@ -48,15 +48,15 @@ def _calibrated(facts: dict[str, Any]) -> str:
     )
 
 
-def _multiplied(comparison: dict[str, Any]) -> str:
+def _multiplied(choice: dict[str, Any]) -> str:
     """In what the served network multiplies, and what the other would have done."""
-    said = f"Served in {comparison['served']}: {comparison['reason']}."
-    if comparison["accuracy"] is None:
+    said = f"Served in {choice['served']}: {choice['reason']}."
+    if choice["accuracy"] is None:
         return said
     rows = [
-        f"| {name} | {accuracy:.4f} | {comparison['milliseconds'][name]:.2f} |" for name, accuracy in comparison["accuracy"].items()
+        f"| {name} | {accuracy:.4f} | {choice['milliseconds'][name]:.2f} |" for name, accuracy in choice["accuracy"].items()
     ]
-    agreed = f"Of val's pictures {comparison['agreement']:.1%} get the same answer of both."
+    agreed = f"Of val's pictures {choice['agreement']:.1%} get the same answer of both."
     return f"{said} {agreed}\n\n| network | accuracy on val | ms a picture, one thread |\n|---|---|---|\n" + "\n".join(rows)
 
 

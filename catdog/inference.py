@@ -185,7 +185,7 @@ class Predictor:
         return self.predict(self.preprocess.pixels_of(path.read_bytes())[np.newaxis])[0]
 
     def golden(self) -> tuple[list[Path], NDArray[np.float32]]:
-        """The golden pictures (N files), and the logits (N, C) float32 that the trained network answered to them."""
+        """The golden pictures (N files), and the logits (N, C) float32 that the graph answered to them when it was packaged."""
         logits = np.load(self.folder / "golden" / "logits.npy", allow_pickle=False)
         return sorted((self.folder / "golden").glob("*.image")), logits
 

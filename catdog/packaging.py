@@ -1,6 +1,6 @@
 """packaging: the last phase of a run, from the trained network to a package that is quick, calibrated, and says when it does not know.
 
-    trained network --> float32.onnx --> int8.onnx, and which of them is served     compared on val
+    trained network --> float32.onnx --> int8.onnx, and which of them is served     chosen on val
                     its answers to val, test and the bank's pictures                 one safetensors file each
                     temperature, thresholds, bank, metrics, golden logits            all of the graph that is served
 
@@ -66,8 +66,8 @@ def packaging(prepared: "Prepared") -> Generator[Progress, None, str]:
     work.mkdir(exist_ok=True)
     golden = _golden(prepared)
     exact = _exported(prepared, golden)
-    comparison = yield from _compared(prepared, exact)
-    served = work / f"{comparison.served}.onnx"
+    choice = yield from _chosen(prepared, exact)
+    served = work / f"{choice.served}.onnx"
     records = {
         "bank": balance.draw(prepared.records["train"], calibration.MAX_ROWS, seed=prepared.config.seed),
         "val": prepared.records["val"], "test": prepared.records["test"],
@@ -78,7 +78,7 @@ def packaging(prepared: "Prepared") -> Generator[Progress, None, str]:
     bank = Bank.of(answers["bank"].features)
     val = answers["val"]
     fitted = Calibration.fit(val.logits, val.target, val.features, bank, precision=prepared.config.target_precision)
-    facts = _facts(prepared) | fitted.to_dict() | {"quantisation": comparison.to_dict()} | _measured(prepared, answers, bank, fitted)
+    facts = _facts(prepared) | fitted.to_dict() | {"quantisation": choice.to_dict()} | _measured(prepared, answers, bank, fitted)
     if facts["abstained"]["val"]["unsure"] > 0.5:
         yield Progress("warning", phase="packaging", message=(
             f"The model abstains from most pictures: on val no confidence that many reach gives {prepared.config.target_precision:.0%} "
@@ -120,10 +120,10 @@ def _exported(prepared: "Prepared", golden: Sequence[Record]) -> Path:
     return graph
 
 
-def _compared(prepared: "Prepared", exact: Path) -> Generator[Progress, None, Choice]:
+def _chosen(prepared: "Prepared", exact: Path) -> Generator[Progress, None, Choice]:
     """Make the graph in 8 bits and decide which one is served; a later attempt reads what was decided."""
     work, config = exact.parent, prepared.config
-    decided = work / "comparison.json"
+    decided = work / "choice.json"
     if decided.exists():
         return Choice(**json.loads(decided.read_text()))
     if config.quantise == "never":
@@ -134,9 +134,9 @@ def _compared(prepared: "Prepared", exact: Path) -> Generator[Progress, None, Ch
         return Choice("float32", reason)
     rounded, val = work / "int8.onnx", prepared.records["val"]
     try:
-        chosen = balance.draw(prepared.records["train"], quantisation.PICTURES, seed=config.seed)
+        drawn = balance.draw(prepared.records["train"], quantisation.PICTURES, seed=config.seed)
         if not rounded.exists():  # an earlier attempt's may have been answered by already
-            quantisation.quantise(exact, _pixels(prepared, chosen), rounded)
+            quantisation.quantise(exact, _pixels(prepared, drawn), rounded)
         taken = quantisation.milliseconds([exact, rounded], _pixels(prepared, val[: quantisation.ROUNDS]))
     except (OSError, MemoryError):  # the run's own trouble, which a new attempt may be spared
         raise
@@ -145,10 +145,10 @@ def _compared(prepared: "Prepared", exact: Path) -> Generator[Progress, None, Ch
         return Choice("float32", f"8 bits are not possible: {type(error).__name__}")
     before = yield from _answers(prepared, "val", val, exact)
     after = yield from _answers(prepared, "val", val, rounded)
-    comparison = quantisation.compare(before.logits, after.logits, before.target, milliseconds=taken)
+    choice = quantisation.choose(before.logits, after.logits, before.target, milliseconds=taken)
     with write_atomically(decided) as unfinished:
-        unfinished.write_text(json.dumps(comparison.to_dict()))
-    return comparison
+        unfinished.write_text(json.dumps(choice.to_dict()))
+    return choice
 
 
 def _answers(prepared: "Prepared", name: str, records: Sequence[Record], graph: Path) -> Generator[Progress, None, Answered]:

@@ -6,7 +6,7 @@
 
 Killed at any moment, the next attempt takes over the whole rows and goes on behind them: the order says which pictures they are of, so none
 is left out and none stands twice. Each attempt writes a file of its own: one that was given up and still lives adds nothing to its
-successor's. No torch here.
+successor's and takes nothing from it. Two of the same fence may not work at once. No torch here.
 """
 
 import csv
@@ -29,7 +29,7 @@ import numpy as np
 from catdog import device
 from catdog.config import DATASET_ID
 from catdog.datasets import Dataset
-from catdog.errors import BadDataset, BadInput, CatdogError, DatasetChanged, NotFound, TooLarge, UnsupportedType
+from catdog.errors import BadDataset, BadInput, CatdogError, Conflict, DatasetChanged, NotFound, TooLarge, UnsupportedType
 from catdog.files import link_or_copy, sync_folder, write_atomically
 from catdog.inference import Predictor
 from catdog.kinds import PredictConfig
@@ -60,6 +60,7 @@ def predict(folder: Path, settings: Settings, *, fence: int = 0) -> Generator[Pr
     Raises:
         BadConfig, BadDataset: no such config, or no pictures.
         DatasetChanged: the pictures are not the ones that the run began with, or not those that were imported.
+        Conflict: a later attempt has begun.
         CorruptPackage: the model cannot be loaded.
     """
     yield Progress("phase", phase="preparing")
@@ -112,14 +113,21 @@ def _take_over(rows: Path, pictures: Sequence[Picture]) -> int:
 
     Raises:
         DatasetChanged: a row is of another picture than stands at its place now.
+        Conflict: a later attempt has begun.
     """
     rows.parent.mkdir(exist_ok=True)
-    found = [_whole(path.read_bytes(), pictures) for path in sorted(rows.parent.glob("*.ndjson"))]
+    attempts = sorted(rows.parent.glob("*.ndjson"))
+    if attempts and attempts[-1] > rows:
+        raise Conflict(
+            f"Expected the newest attempt at this run. Received: {rows.name}, after {attempts[-1].name} had begun.",
+            remedy="Leave the run to that attempt, or begin anew in another run folder.",
+        )
+    found = [_whole(path.read_bytes(), pictures) for path in attempts]
     lines = max(found, key=len, default=[])
     with write_atomically(rows) as unfinished:
         unfinished.write_bytes(b"".join(lines))
-    for path in rows.parent.glob("*.ndjson"):
-        if path != rows:
+    for path in attempts:
+        if path < rows:
             path.unlink(missing_ok=True)
     return len(lines)
 
@@ -194,9 +202,12 @@ def _rows(predictor: Predictor, pictures: Sequence[Picture]) -> list[dict[str, A
 
 
 def _publish(rows: Path, folder: Path, labels: Sequence[str]) -> dict[str, Any]:
-    """Make the artifacts of the finished rows, and count."""
+    """Make the artifacts of the finished rows, and count.
+
+    `answers` counts the labels that were given. `accuracy` is of the most probable ones, given or not, as in a package and its card.
+    """
     folder.mkdir(exist_ok=True)
-    images = refused = right = comparable = 0
+    images = refused = abstained = right = comparable = 0
     answers: Counter[str] = Counter()
     with (
         write_atomically(folder / TABLE) as unfinished, rows.open() as lines,
@@ -207,10 +218,12 @@ def _publish(rows: Path, folder: Path, labels: Sequence[str]) -> dict[str, Any]:
         for row in map(json.loads, lines):
             images += 1
             refused += "problem" in row
-            answers[row.get("label") or row.get("decision", "problem")] += 1
-            if "label" in row and row.get("expected") in labels:
+            if (label := row.get("label")) is not None:
+                answers[label] += 1
+            abstained += row.get("decision") == "abstain"
+            if "probabilities" in row and row.get("expected") in labels:
                 comparable += 1
-                right += row["label"] == row["expected"]
+                right += max(row["probabilities"], key=row["probabilities"].__getitem__) == row["expected"]
             table.writerow([
                 *(row.get(name, "") for name in ("name", "split", "expected", "sha256", "label", "decision", "confidence")),
                 *(row.get("probabilities", {}).get(label, "") for label in labels), row.get("problem", {}).get("code", ""),
@@ -219,6 +232,6 @@ def _publish(rows: Path, folder: Path, labels: Sequence[str]) -> dict[str, Any]:
     link_or_copy(rows, folder / ROWS)
     sync_folder(folder)
     return {
-        "images": images, "refused": refused, "answers": dict(answers) if fits(answers) else {},
+        "images": images, "refused": refused, "abstained": abstained, "answers": dict(answers) if fits(answers) else {},
         "accuracy": right / comparable if comparable else None, "artifacts": [ROWS, TABLE],
     }

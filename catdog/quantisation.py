@@ -1,4 +1,4 @@
-"""obstacle, quantise, milliseconds, compare, Choice: a network in 8-bit integers, and whether it may be served.
+"""obstacle, quantise, milliseconds, choose, Choice: a network in 8-bit integers, and whether it may be served.
 
 N pictures, S side, C labels. Convolutions, and what stands between them, multiply in integers; pixels are normalised, pooled and given
 labels in float32 as before.
@@ -100,7 +100,7 @@ def quantise(graph: Path, pixels: NDArray[np.uint8], path: Path) -> None:
         logger.setLevel(level)
 
 
-def compare(
+def choose(
     exact: NDArray[np.float32], rounded: NDArray[np.float32], target: NDArray[np.int64], *, milliseconds: Sequence[float],
 ) -> Choice:
     """Decide by logits (N, C) of val, float32's and int8's, by its target (N,), and by how long each takes."""

@@ -1,4 +1,4 @@
-"""Answer, ask, ask_each, served_by, described: a picture's way from its bytes to a prediction, the same for every route that is asked."""
+"""Answer, ask, ask_each, served_by, loaded, described: a picture's way from bytes to a prediction, the same for every route."""
 
 import asyncio
 import time
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from starlette.concurrency import run_in_threadpool
 
 from catdog import device as devices
-from catdog.errors import CatdogError, TooLarge
+from catdog.errors import CatdogError, CorruptPackage, TooLarge, Unavailable
 from catdog.inference import Prediction
 from service.parts import Parts
 from service.predictors import DEFAULT_ALIAS, Served
@@ -43,10 +43,30 @@ async def served_by(parts: Parts, name: str | None) -> Served:
     """The model of an alias (None: the default one) or of a version's number.
 
     Raises:
-        NoModel, NotFound, Unavailable: as Predictors.get.
+        NoModel, NotFound: as Predictors.load.
+        Unavailable: likewise; or its package cannot be loaded, or not in time.
     """
     served = parts.predictors.find(name)
-    return await run_in_threadpool(parts.predictors.get, name) if served is None else served
+    try:
+        return await loaded(parts, name) if served is None else served
+    except CorruptPackage as error:
+        raise Unavailable(error.message, remedy=error.remedy) from error
+
+
+async def loaded(parts: Parts, name: str | None) -> Served:
+    """The same of one that need not be loaded yet. No thread waits for it, and no request longer than for a prediction.
+
+    Raises:
+        NoModel, NotFound, Unavailable, CorruptPackage: as Predictors.load.
+        Unavailable: it takes too long; it is loaded all the same.
+    """
+    loading = await run_in_threadpool(parts.predictors.load, name)
+    seconds = parts.settings.predict_seconds
+    try:
+        async with asyncio.timeout(seconds):
+            return await asyncio.shield(asyncio.wrap_future(loading))  # others may wait for it: who leaves calls nothing off
+    except TimeoutError as error:
+        raise Unavailable(f"Expected a model to be loaded within {seconds:g} seconds. Received: one that takes longer.") from error
 
 
 def described(served: Served, name: str | None) -> dict[str, Any]:

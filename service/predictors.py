@@ -3,13 +3,15 @@
 Once a second a thread reads where the aliases point. A new version is loaded aside: its files are checked, its golden pictures
 answered, its session warm. Only then it takes over. A package that fails leaves the old one at work and is quarantined: it is not tried
 again before its files are others, or somebody sets an alias by hand; /health/ready and /v1/models say why.
+
+Another version is loaded when its number is asked for. One thread loads, one package at a time, and only so many may be waited for.
 """
 
 import contextlib
 import logging
 import threading
 from collections.abc import Mapping
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,8 +28,11 @@ log = logging.getLogger("catdog.service.predictors")
 
 DEFAULT_ALIAS = "champion"
 READ_SECONDS = 1.0
-KEPT_VERSIONS = 2
-"""Versions that were asked for by number stay loaded, the newest to be loaded, this many of them."""
+KEPT_VERSIONS = 4
+"""So many versions that no alias means and that were asked for by number stay loaded, some 100 MB each; the one that was not asked for
+longest goes first."""
+MOST_LOADS = 4
+"""Versions that requests may wait for, the one that is being loaded included: a second or so each."""
 MAX_DIGITS = 10
 """A number of so many digits is no version's."""
 
@@ -57,10 +62,12 @@ class Predictors:
         self._models = models
         self._device = device
         self._aliases: Mapping[str, Served] = {}  # replaced as a whole, so a reader never sees half a swap
-        self._versions: Mapping[int, Served] = {}  # likewise; the one loaded last is at the end
+        self._versions: dict[int, Served] = {}  # by number alone; the one asked for last is at the end
         self._wanted: Mapping[str, int] = {}  # where the aliases pointed when they were read last
         self._quarantine: Mapping[int, Quarantine] = {}
-        self._loading = threading.RLock()
+        self._loads: dict[int, Future[Served]] = {}  # that are under way, or wait for the thread
+        self._loader = ThreadPoolExecutor(1, "load")
+        self._changing = threading.Lock()  # of _versions and _loads
         self._woken = threading.Event()
         self._closing = False
         self._readable = True
@@ -82,6 +89,7 @@ class Predictors:
         self._woken.set()
         if self._thread.is_alive():
             self._thread.join()
+        self._loader.shutdown(cancel_futures=True)
         self._batching.close()
 
     def serving(self) -> dict[str, int]:
@@ -102,25 +110,22 @@ class Predictors:
 
     def find(self, name: str | None) -> Served | None:
         """The model of an alias (None: the default one) or of a version's number, if it is loaded; waits for nothing."""
-        if name is not None and name.isdecimal() and len(name) < MAX_DIGITS:
-            return self._loaded().get(int(name))
-        return self._aliases.get(DEFAULT_ALIAS if name is None else name)
+        if name is None or not name.isdecimal() or len(name) >= MAX_DIGITS:
+            return self._aliases.get(DEFAULT_ALIAS if name is None else name)
+        with self._changing:
+            return self._loaded(int(name))
 
-    def get(self, name: str | None) -> Served:
-        """The model of an alias (None: the default one) or of a version's number, loaded now if need be. May take a second.
+    def load(self, name: str | None) -> Future[Served]:
+        """The model of an alias (None: the default one) or of a version's number, loaded if need be. Who asks meanwhile gets the same load.
 
         Raises:
             NoModel: no name was given and nothing has been published for the default alias.
             NotFound: no such alias or version.
-            Unavailable: its package cannot be loaded.
+            Unavailable: MOST_LOADS others are awaited.
+            CorruptPackage: of the future: its package cannot be loaded.
         """
-        version = resolve(self._registry, name)
-        try:
-            return self._load(version)
-        except CorruptPackage as error:
-            raise Unavailable(
-                f"Expected model {version} to be loadable. Received: {error.message}", remedy="Ask for another version, or train anew.",
-            ) from error
+        model = self._registry.get(resolve(self._registry, name))  # what does not exist takes no place
+        return self._begin(model, keep=True)
 
     def infer(self, served: Served, pixels: NDArray[np.uint8], *, explain: bool = False, alone: bool = False) -> Future[list[Prediction]]:
         """Answer pixels (N, S, S, 3) uint8 in a thread of ours; `alone`: nobody else asks now."""
@@ -151,28 +156,51 @@ class Predictors:
 
     def _swap(self, alias: str, version: int) -> None:
         try:
-            served = self._load(version)
+            served = self._begin(self._registry.get(version), keep=False).result()
         except (CorruptPackage, NotFound):
             return  # the log has it, and the quarantine; other aliases go on
         self._aliases = {**self._aliases, alias: served}
+        with self._changing:
+            self._versions.pop(version, None)
         log.info("event=model_served alias=%s version=%d", alias, version)
 
-    def _load(self, version: int) -> Served:
-        with self._loading:
-            served = self._loaded().get(version)
-            if served is None:
-                served = self._open(version)
-            kept = {number: other for number, other in self._versions.items() if number != version}
-            self._versions = dict([*kept.items(), (version, served)][-KEPT_VERSIONS:])
+    def _begin(self, model: Model, *, keep: bool) -> Future[Served]:
+        """Begin to load a model, unless it is loaded or somebody has; `keep`: because its number was asked for."""
+        with self._changing:
+            if (loading := self._loads.get(model.version)) is not None:
+                return loading
+            if (served := self._loaded(model.version)) is not None:
+                done: Future[Served] = Future()
+                done.set_result(served)
+                return done
+            if keep and len(self._loads) >= MOST_LOADS:
+                raise Unavailable(f"Expected at most {MOST_LOADS} models that are awaited. Received: one more, version {model.version}.")
+            loading = self._loads[model.version] = self._loader.submit(self._load, model, keep=keep)
+            return loading
+
+    def _load(self, model: Model, *, keep: bool) -> Served:
+        try:
+            served = self._open(model)
+            with self._changing:
+                if keep:
+                    self._versions = dict([*self._versions.items(), (model.version, served)][-KEPT_VERSIONS:])
             return served
+        except CorruptPackage as error:
+            message = f"Expected model {model.version} to be loadable. Received: {error.message}"
+            raise CorruptPackage(message, remedy="Ask for another version, or train anew.") from error
+        finally:
+            with self._changing:
+                del self._loads[model.version]
 
-    def _loaded(self) -> dict[int, Served]:
-        return {served.model.version: served for served in (*self._versions.values(), *self._aliases.values())}
+    def _loaded(self, version: int) -> Served | None:
+        if (served := self._versions.pop(version, None)) is not None:
+            self._versions[version] = served
+            return served
+        return next((served for served in self._aliases.values() if served.model.version == version), None)
 
-    def _open(self, version: int) -> Served:
-        """Load a version, unless it is in quarantine; what cannot be loaded goes there."""
-        model = self._registry.get(version)
-        folder = self._models / model.digest
+    def _open(self, model: Model) -> Served:
+        """Load a model, unless it is in quarantine; what cannot be loaded goes there."""
+        version, folder = model.version, self._models / model.digest
         files = _files(folder)
         quarantine = self._quarantine.get(version)
         if quarantine is not None and quarantine.files == files:

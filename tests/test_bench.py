@@ -3,6 +3,7 @@
 import io
 import json
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,8 @@ from rich.console import Console
 from tests.bench import serving, training
 from tests.pictures import lay_out, pets
 
-REQUIREMENTS = Path(__file__).parent.parent / "requirements"
+ROOT = Path(__file__).parent.parent
+REQUIREMENTS = ROOT / "requirements"
 
 
 def test_the_peers_lock_adds_to_the_environment_and_changes_nothing_in_it() -> None:
@@ -28,6 +30,15 @@ def test_the_servers_lock_holds_what_the_environment_lacks() -> None:
             for name in ("servers", "full", "torch")}
     assert {pin.partition("==")[0] for pin in pins["servers"]} >= {"litserve", "bentoml"}
     assert not pins["servers"] & (pins["full"] | pins["torch"]) and "://" not in text and "--hash=sha256:" in text
+
+
+def test_make_knows_the_bench_of_the_gate_and_says_what_it_needs() -> None:
+    given, bare = (
+        subprocess.run(["make", "--dry-run", "gate", *data], cwd=ROOT, capture_output=True, text=True, check=False)
+        for data in (["GATE_DATA=my photos"], [])
+    )
+    assert given.returncode == 0 and '-m tests.bench.gate --data "my photos"' in given.stdout, given.stderr
+    assert bare.returncode != 0 and "Expected GATE_DATA=FOLDER" in bare.stderr
 
 
 def test_the_serving_table_says_what_came_of_its_marks(tmp_path: Path) -> None:

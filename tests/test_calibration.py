@@ -92,6 +92,15 @@ def test_the_distance_is_to_the_tenth_nearest_other() -> None:
     assert Bank.of(rows[:3]).distances(rows[:1])[0] == pytest.approx(1 - np.cos(0.2), abs=1e-3)
 
 
+@pytest.mark.parametrize("pictures", [2, 8, 10, 11, 12])
+def test_few_training_pictures_know_a_stranger_too(pictures: int) -> None:
+    generator = np.random.default_rng(0)
+    familiar = (np.eye(1, 64) + generator.normal(scale=0.02, size=(pictures + 4, 64))).astype(np.float32)
+    bank = Bank.of(familiar[:pictures])
+    edge = farthest(bank.distances(familiar[pictures:]), bank.own_distances())
+    assert edge < 0.1 and (bank.distances(np.eye(64, dtype=np.float32)[1:]) > edge).all()
+
+
 def test_what_is_unfamiliar_gets_no_label_however_sure_and_the_unsure_none_however_near() -> None:
     calibration = Calibration(1.0, confidence=0.8, distance=0.5)
     assert calibration.reasons(np.array([0.99, 0.7, 0.8]), np.array([0.6, 0.1, 0.5])) == ["unfamiliar", "unsure", None]

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 
 from catdog import sources
-from catdog.errors import BadConfig, BadDataset, CorruptPackage, DatasetChanged
+from catdog.errors import BadConfig, BadDataset, Conflict, CorruptPackage, DatasetChanged
 from catdog.inference import Predictor
 from catdog.kinds import PredictConfig, config_of
 from catdog.plans import Labelling
@@ -58,8 +59,8 @@ def test_every_picture_of_a_folder_has_a_row_and_a_bad_one_its_reason(settings: 
     codes = {name: row["problem"]["code"] for name, row in rows.items() if "problem" in row}
     assert codes == {"broken.png": "bad_image", "large.png": "too_large", "text.jpg": "unsupported_type"}
     assert done.kind == "done" and done.result is not None
-    assert {name: done.result[name] for name in ("images", "refused", "accuracy")} == {"images": 6, "refused": 3, "accuracy": None}
-    assert done.result["answers"] == {"dog": 1, "cat": 2, "problem": 3}
+    counted = {name: done.result[name] for name in ("images", "refused", "abstained", "accuracy")}
+    assert counted == {"images": 6, "refused": 3, "abstained": 0, "accuracy": None} and done.result["answers"] == {"dog": 1, "cat": 2}
     with (tmp_path / "run" / "artifacts" / "predictions.csv").open(newline="") as file:
         table = list(csv.DictReader(file))
     assert [row["name"] for row in table] == list(rows)
@@ -83,6 +84,21 @@ def test_of_a_data_set_each_row_says_what_was_expected(settings: Settings, diges
     assert {row["split"] for row in rows_of(tmp_path / "test")} == {"test"}
 
 
+def test_its_accuracy_is_that_of_the_network_and_what_it_abstained_from_is_a_figure_of_its_own(settings: Settings, tmp_path: Path) -> None:
+    photos = lay_out(tmp_path / "pets", {f"{label}/{light}.png": picture(colour) for light in range(20, 255, 20) for label, colour in (
+        ("abstain", (light, 0, 0)), ("problem", (0, light, 0)),
+    )})
+    dataset = sources.import_path(photos, settings=settings, labelling=Labelling(), seed=0)
+    unsure = make_package(settings.models, labels=("abstain", "problem"), confidence=0.9)
+    *_, done = said(tmp_path / "run", settings, PredictConfig(dataset=dataset.id, digest=unsure))
+    rows = rows_of(tmp_path / "run")
+    given = [row["label"] for row in rows if row["label"] is not None]
+    right = [row["probabilities"][row["expected"]] >= 0.5 for row in rows]
+    assert 0 < len(given) < len(rows) and all(right) and done.result is not None
+    assert done.result["abstained"] == len(rows) - len(given) and done.result["accuracy"] == 1
+    assert done.result["answers"] == {label: given.count(label) for label in ("abstain", "problem")}
+
+
 def test_an_attempt_goes_on_behind_the_whole_rows_of_the_one_before(settings: Settings, digest: str, tmp_path: Path) -> None:
     photos = lay_out(tmp_path / "photos", {f"{number:03d}.png": picture((number, 0, 0)) for number in range(5 * AT_ONCE)})
     config, run = PredictConfig(dataset=str(photos), digest=digest), tmp_path / "run"
@@ -102,6 +118,19 @@ def test_an_attempt_goes_on_behind_the_whole_rows_of_the_one_before(settings: Se
     (photos / "000.png").rename(photos / "zzz.png")
     with pytest.raises(DatasetChanged, match="place 0"):
         list(predict(run, settings, fence=3))
+
+
+def test_an_older_attempt_that_thaws_takes_nothing_from_its_successor(settings: Settings, digest: str, tmp_path: Path) -> None:
+    photos = lay_out(tmp_path / "photos", {f"{number:03d}.png": picture((number, 0, 0)) for number in range(5 * AT_ONCE)})
+    run = tmp_path / "run"
+    PredictConfig(dataset=str(photos), digest=digest).write(run)
+    first, second = predict(run, settings, fence=1), predict(run, settings, fence=2)
+    assert [next(first).phase, next(first).phase] == ["preparing", "predicting"]  # it stands still where it has loaded the package
+    next(one for one in second if one.kind == "step")
+    with pytest.raises(Conflict, match=r"Received: 0000001\.ndjson, after 0000002\.ndjson had begun"):
+        list(first)
+    assert [one.kind for one in second][-1] == "done"
+    assert [row["name"] for row in rows_of(run)] == sorted(path.name for path in photos.iterdir())
 
 
 def test_what_cannot_work_is_refused(settings: Settings, digest: str, dataset: str, tmp_path: Path) -> None:
@@ -135,6 +164,9 @@ def test_the_command_line_answers_a_folder_and_goes_on(settings: Settings, diges
     done = command_line(*command, settings=settings)
     assert done.returncode == 0 and "answered: 2 of 2 pictures" in done.stdout and "predictions.csv" in done.stdout, done.stderr
     assert [row["label"] for row in rows_of(tmp_path / "run")] == ["dog", "cat"]
+    with FileLock(tmp_path / "run" / "lock"):
+        refused = command_line(*command, settings=settings)
+    assert refused.returncode == 1 and "which another `catdog predict` fills" in refused.stderr
     other = make_package(settings.models, gain=3.0)
     refused = command_line(*command[:-1], str(settings.models / other), settings=settings)
     assert refused.returncode == 2 and "another digest, package" in refused.stderr

@@ -79,14 +79,14 @@ def test_eight_bits_are_served_where_they_are_as_good_and_quicker(
         exact[there] *= 0.01
         rounded[there] *= 0.01
         wrong[there] *= -1
-    comparison = quantisation.compare(exact, rounded, target, milliseconds=taken)
-    assert comparison.served == served and why in comparison.reason
-    assert comparison.accuracy == {"float32": 1 - won / 100, "int8": 1 - lost / 100}
-    assert comparison.milliseconds == dict(zip(("float32", "int8"), taken, strict=True)) and comparison.agreement == 1 - (lost + won) / 100
+    choice = quantisation.choose(exact, rounded, target, milliseconds=taken)
+    assert choice.served == served and why in choice.reason
+    assert choice.accuracy == {"float32": 1 - won / 100, "int8": 1 - lost / 100}
+    assert choice.milliseconds == dict(zip(("float32", "int8"), taken, strict=True)) and choice.agreement == 1 - (lost + won) / 100
 
 
 def test_logits_that_lose_their_likeness_are_not_served_even_with_the_same_answers() -> None:
     exact = np.array([[2.0, 1.0], [1.0, 2.0], [9.0, 1.0], [1.0, 9.0]], np.float32)
     rounded = np.array([[9.0, 1.0], [1.0, 9.0], [2.0, 1.0], [1.0, 2.0]], np.float32)
-    comparison = quantisation.compare(exact, rounded, np.array([0, 1, 0, 1]), milliseconds=(2.0, 1.0))
-    assert comparison.agreement == 1 and comparison.served == "float32" and "alike" in comparison.reason
+    choice = quantisation.choose(exact, rounded, np.array([0, 1, 0, 1]), milliseconds=(2.0, 1.0))
+    assert choice.agreement == 1 and choice.served == "float32" and "alike" in choice.reason

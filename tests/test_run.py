@@ -403,7 +403,7 @@ def test_a_package_in_eight_bits_is_of_them_throughout_and_a_new_attempt_makes_n
     assert predictor.manifest["quantisation"]["served"] == "int8" and "Served in int8: 2.0 times as quick" in (
         again / "package" / "CARD.md").read_text()
     exact = Predictor.load(finished.run / "package")
-    golden = [predictor.preprocess.pixels(decode(path.read_bytes())) for path in sorted((again / "package" / "golden").glob("*.image"))]
+    golden = [predictor.preprocess.pixels_of(path.read_bytes()) for path in sorted((again / "package" / "golden").glob("*.image"))]
     rounded, floats = predictor.logits(np.stack(golden)), exact.logits(np.stack(golden))
     assert np.array_equal(rounded, np.load(again / "package" / "golden" / "logits.npy")) and not np.array_equal(rounded, floats)
     weights = [(folder / "package" / "weights.safetensors").read_bytes() for folder in (again, finished.run)]

@@ -5,6 +5,7 @@ import json
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import cycle, islice
 from pathlib import Path
@@ -13,15 +14,16 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+from sqlalchemy import Engine
 
 from catdog import process
 from catdog.database import create_engine, migrate
 from catdog.images import decode
 from catdog.inference import Predictor
 from catdog.jobs import JobStore
-from catdog.registry import Registry
+from catdog.registry import Model, Registry
 from catdog.settings import Settings
-from service.predictors import Predictors
+from service.predictors import KEPT_VERSIONS, MOST_LOADS, Predictors
 from tests.serving import Service, is_problem, make_package, picture, publish, publish_digest, seal, wait_for
 
 pytest_plugins = ("tests.service_fixtures",)
@@ -132,28 +134,32 @@ class Counting(Predictors):
 
 
 @pytest.fixture
-def counting(settings: Settings) -> Iterator[tuple[Counting, Path]]:
-    """A champion that is damaged, and the predictors that should serve it; their thread is not started."""
-    engine = create_engine(settings.database)
-    migrate(engine)
-    package = settings.models / make_package(settings.models)
-    publish_digest(JobStore(engine), Registry(engine), package.name)
-    flip_a_bit(package)
+def engine(settings: Settings) -> Iterator[Engine]:
+    made = create_engine(settings.database)
+    migrate(made)
+    yield made
+    made.dispose()
+
+
+@pytest.fixture
+def counting(settings: Settings, engine: Engine) -> Iterator[Counting]:
+    """Predictors whose thread is not started, so that a test says when they follow the aliases."""
     predictors = Counting(Registry(engine), settings.models, device="cpu")
-    yield predictors, package
+    yield predictors
     predictors.close()
-    engine.dispose()
 
 
 def test_a_package_in_quarantine_is_read_again_only_when_it_has_changed_or_somebody_sets_an_alias(
-    counting: tuple[Counting, Path],
+    counting: Counting, settings: Settings, engine: Engine,
 ) -> None:
-    predictors, package = counting
+    predictors, package = counting, settings.models / make_package(settings.models)
+    publish_digest(JobStore(engine), Registry(engine), package.name)
+    flip_a_bit(package)
     for _ in range(5):
         predictors._look()
         for name in (None, "1"):
             with pytest.raises(Exception, match="loadable"):
-                predictors.get(name)
+                predictors.load(name).result()
     assert predictors.reads == 1 and list(predictors.quarantined()) == [1]
     predictors.wake()
     predictors._look()
@@ -162,6 +168,61 @@ def test_a_package_in_quarantine_is_read_again_only_when_it_has_changed_or_someb
     predictors._look()
     predictors._look()
     assert predictors.reads == 3 and predictors.quarantined() == {} and predictors.serving() == {"champion": 1}
+
+
+def test_of_many_versions_those_asked_for_last_stay_and_an_alias_takes_the_place_of_none(
+    counting: Counting, settings: Settings, engine: Engine,
+) -> None:
+    champion, *others = [
+        publish_digest(JobStore(engine), Registry(engine), make_package(settings.models, gain=1.0 + number)).version
+        for number in range(KEPT_VERSIONS + 3)
+    ]
+    *pinned, next_champion, further = map(str, others)
+    registry = Registry(engine)
+    registry.set_alias("champion", champion, "the first", force=True)
+    counting._look()
+    for _ in range(5):
+        for version in pinned:
+            assert (counting.find(version) or counting.load(version).result()).model.version == int(version)
+    assert counting.reads == 1 + KEPT_VERSIONS == len(pinned) + 1
+    registry.set_alias("champion", int(next_champion), "the next", force=True)
+    counting._look()
+    assert all(counting.find(version) for version in [*pinned, next_champion]) and counting.reads == 2 + KEPT_VERSIONS
+    assert counting.find(pinned[0]) and counting.load(further).result() is counting.find(further)
+    assert [counting.find(version) is None for version in pinned] == [False, True, *[False] * (KEPT_VERSIONS - 2)]
+
+
+def test_who_waits_for_a_model_holds_no_thread_and_waits_for_one_load_and_not_for_ever(
+    settings: Settings, serve: Callable[[Settings], Service], monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    service = serve(settings.model_copy(update={"predict_seconds": 5}))
+    service.wait_until_served(publish(service.parts).version)
+    *versions, further = [publish(service.parts, promote="never", gain=1.0 + number).version for number in range(MOST_LOADS + 1)]
+    opened, begun, load = threading.Event(), list[int](), Predictors._predictor
+
+    def hang(predictors: Predictors, model: Model, folder: Path) -> Predictor:
+        begun.append(model.version)
+        opened.wait()
+        return load(predictors, model, folder)
+
+    monkeypatch.setattr(Predictors, "_predictor", hang)
+
+    def ask(version: int) -> httpx.Response:
+        with httpx.Client(base_url=service.client.base_url, timeout=30, trust_env=False) as client:
+            return client.post("/v1/predict", params={"model": str(version)}, content=RED, headers=PNG)
+
+    try:
+        with ThreadPoolExecutor(60) as pool:  # more than the service has threads for its routes
+            asked = [pool.submit(ask, version) for version in versions * 15]
+            wait_for(lambda: len(service.parts.predictors._loads) == MOST_LOADS, what="all to be awaited")
+            assert "one more, version" in is_problem(ask(further), 503, "unavailable")["detail"]
+            assert service.client.get("/v1/models/aliases").json() == {"aliases": {"champion": 1}}
+        assert all("within 5 seconds" in is_problem(one.result(), 503, "unavailable")["detail"] for one in asked)
+        assert asked[0].result().headers["retry-after"]
+    finally:
+        opened.set()
+    wait_for(lambda: all(service.parts.predictors.find(str(version)) for version in versions), what="what was given up to be loaded")
+    assert sorted(begun) == versions and ask(versions[0]).json()["model"]["version"] == versions[0]
 
 
 def asked_by_v1(client: httpx.Client) -> tuple[int, str, dict[str, float]]:

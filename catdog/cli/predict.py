@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
+from filelock import FileLock, Timeout
 
 from catdog.cli.exits import STOPPED, until_signal
 from catdog.cli.intake import check_same_run
 from catdog.cli.published import registry_of
 from catdog.cli.terminal import out
-from catdog.errors import BadInput, CatdogError, NoModel
+from catdog.errors import BadInput, CatdogError, Conflict, NoModel
 from catdog.settings import Settings
 
 Split = Literal["train", "val", "test"]
@@ -80,6 +81,15 @@ def _all_of(data: str, run_folder: Path, *, split: Split | None, package: Path, 
         dataset=data if is_imported else str(Path(data).resolve()), split=split,
         digest=sha256_of(package / "package.json"), package=package.resolve(),
     )
+    run_folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(run_folder / "lock")  # let go by the end of this process
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise Conflict(
+            f"Expected a run folder that nobody works on. Received: {run_folder}, which another `catdog predict` fills.",
+            remedy="Wait until it has ended, or name another folder with --run.",
+        ) from error
     check_same_run(run_folder, config)
     config.write(run_folder)
     stopping = until_signal()
@@ -91,9 +101,10 @@ def _all_of(data: str, run_folder: Path, *, split: Split | None, package: Path, 
                 out.print(f"stopped; everything is on disk, the same command goes on: {run_folder}", soft_wrap=True)
                 raise typer.Exit(STOPPED)
             result = progress.result or result
-    out.print(f"answered: {result['images'] - result['refused']} of {result['images']} pictures; {result['answers']}", soft_wrap=True)
+    answered = f"{result['images'] - result['refused']} of {result['images']} pictures"
+    out.print(f"answered: {answered}, {result['abstained']} of them with no label; {result['answers']}", soft_wrap=True)
     if result["accuracy"] is not None:
-        out.print(f"as expected: {result['accuracy']:.4f}", soft_wrap=True)
+        out.print(f"accuracy: {result['accuracy']:.4f}, by the most probable label of each", soft_wrap=True)
     for name in result["artifacts"]:
         out.print(run_folder / "artifacts" / name, soft_wrap=True)
 

@@ -7,12 +7,14 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Query
 from pydantic import BaseModel, ConfigDict, Field
+from starlette.concurrency import run_in_threadpool
 from starlette.responses import JSONResponse
 
-from catdog.errors import Conflict, CorruptPackage, NotFound, NotPromoted, Unavailable
+from catdog.errors import Conflict, CorruptPackage, NotFound, NotPromoted
 from catdog.kinds import CompareConfig
 from catdog.registry import Model
 from catdog.settings import Settings
+from service.answers import loaded
 from service.parts import AllParts, Limits, Models, Parts
 from service.predictors import DEFAULT_ALIAS, resolve
 from service.routes.jobs import IdempotencyKey, accept
@@ -54,24 +56,24 @@ def aliases(models: Models) -> dict[str, Any]:
 
 
 @router.put("/aliases/{alias}")
-def set_alias(alias: Alias, target: AliasTarget, parts: AllParts) -> dict[str, Any]:
+async def set_alias(alias: Alias, target: AliasTarget, parts: AllParts) -> dict[str, Any]:
     """Let an alias mean another version, if that is no worse. Predictions follow within a second.
 
     409 says why not: `not_promoted` with both accuracies and the p value, `not_comparable`, or `compare_first` where the two were not
     compared since the alias last moved (POST /v1/models/{version}/compare). Whatever `force` says, it must answer its golden pictures.
     """
-    _check_answers(target.version, parts)
-    move = parts.registry.set_alias(alias, target.version, target.reason, force=target.force)
+    await _check_answers(target.version, parts)
+    move = await run_in_threadpool(parts.registry.set_alias, alias, target.version, target.reason, force=target.force)
     parts.predictors.wake()
     return asdict(move)
 
 
 @router.post("/aliases/{alias}/rollback")
-def roll_back(alias: Alias, parts: AllParts, because: Because | None = None) -> dict[str, Any]:
+async def roll_back(alias: Alias, parts: AllParts, because: Because | None = None) -> dict[str, Any]:
     """Let an alias mean the version before the present one again; once more goes one further back. Nothing is compared."""
-    version = parts.registry.before(alias)
-    _check_answers(version, parts)
-    move = parts.registry.roll_back(alias, (because or Because(reason="rolled back")).reason, to=version)
+    version = await run_in_threadpool(parts.registry.before, alias)
+    await _check_answers(version, parts)
+    move = await run_in_threadpool(parts.registry.roll_back, alias, (because or Because(reason="rolled back")).reason, to=version)
     parts.predictors.wake()
     return asdict(move)
 
@@ -107,13 +109,12 @@ def get(name: str, models: Models, settings: Limits) -> dict[str, Any]:
     return _json(model) | {"package": _package(model, settings)}
 
 
-def _check_answers(version: int, parts: Parts) -> None:
+async def _check_answers(version: int, parts: Parts) -> None:
     """Load a version, so that an alias never comes to mean one that does not answer on this machine as it was made to."""
-    parts.registry.get(version)
     parts.predictors.wake()  # what is in quarantine gets another try
     try:
-        parts.predictors.get(str(version))
-    except Unavailable as error:
+        await loaded(parts, str(version))
+    except CorruptPackage as error:
         raise NotPromoted(error.message, remedy="Take another version, or train anew; what cannot answer cannot be forced.") from error
 
 

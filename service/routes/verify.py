@@ -1,4 +1,4 @@
-"""POST /v1/models/{name}/verify: does this service answer a model's golden pictures as the trained network did?"""
+"""POST /v1/models/{name}/verify: does this service answer a model's golden pictures as when it was packaged?"""
 
 from dataclasses import dataclass
 from pathlib import Path
