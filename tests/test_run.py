@@ -21,7 +21,6 @@ from catdog.datasets import Dataset
 from catdog.doctor.findings import Report
 from catdog.errors import FAILURES, BadConfig, CorruptCheckpoint, DatasetChanged, NonFiniteLoss, TestSplitTouched
 from catdog.files import sha256_of
-from catdog.images import decode
 from catdog.inference import Predictor
 from catdog.loaders import Splits
 from catdog.progress import Progress
