@@ -55,10 +55,10 @@ def described(served: Served, name: str | None) -> dict[str, Any]:
     return {"version": served.model.version, "alias": alias, "digest": served.model.digest}
 
 
-async def ask(parts: Parts, served: Served, data: bytes, *, explain: bool = False) -> Answer:
+async def ask(parts: Parts, served: Served, picture: bytes | NDArray[np.uint8], *, explain: bool = False) -> Answer:
     """Decode one picture and answer it; with `explain` the prediction says where in the picture it comes from.
 
-    Cancelled, it gives up its place in every queue.
+    Pixels (S, S, 3) as the network takes them are answered as they are. Cancelled, it gives up its place in every queue.
 
     Raises:
         TooLarge: more bytes than a picture may have.
@@ -67,25 +67,27 @@ async def ask(parts: Parts, served: Served, data: bytes, *, explain: bool = Fals
         ExplainUnavailable: as Predictor.predict.
     """
     limit = parts.settings.max_image_bytes
-    if len(data) > limit:
+    if isinstance(picture, bytes) and len(picture) > limit:
         raise TooLarge(f"Expected a picture of at most {limit} bytes. Received: more.", limit=limit)
     async with parts.admission.place():
         began = time.perf_counter()
-        pixels = await parts.decoders.decode(data, served.predictor.preprocess)
+        pixels = await parts.decoders.decode(picture, served.predictor.preprocess) if isinstance(picture, bytes) else picture
         decoded = time.perf_counter()
         asked = parts.predictors.infer(served, pixels[np.newaxis], explain=explain, alone=parts.admission.is_alone)
         (prediction,) = await asyncio.wrap_future(asked)
         return Answer(prediction, pixels, decoded - began, time.perf_counter() - decoded)
 
 
-async def ask_each(parts: Parts, served: Served, pictures: Iterable[Callable[[], Awaitable[bytes]]]) -> list[Answer | CatdogError]:
+async def ask_each(
+    parts: Parts, served: Served, pictures: Iterable[Callable[[], Awaitable[bytes | NDArray[np.uint8]]]],
+) -> list[Answer | CatdogError]:
     """Answer many pictures, in their order; one that is refused costs only itself.
 
     Each is read when its turn comes. Two a core are under way at once, so that one request leaves room for others.
     """
     places = asyncio.Semaphore(2 * devices.cores())
 
-    async def answer(read: Callable[[], Awaitable[bytes]]) -> Answer | CatdogError:
+    async def answer(read: Callable[[], Awaitable[bytes | NDArray[np.uint8]]]) -> Answer | CatdogError:
         async with places:
             try:
                 return await ask(parts, served, await read())

@@ -126,6 +126,20 @@ def test_who_leaves_is_forgotten(served: Service) -> None:
     assert counted("catdog_predict_refused_total", reason="client_left") == left + 1
 
 
+def test_pixels_are_admitted_and_computed_picture_by_picture(settings: Settings, serve: Callable[[Settings], Service]) -> None:
+    service = serve(settings)
+    service.wait_until_served(publish(service.parts).version)
+    pixels, together = np.full((20, SIZE, SIZE, 3), (250, 10, 0), np.uint8), 2 * device.cores()
+    inputs = [{"name": "pixels", "datatype": "UINT8", "shape": pixels.shape, "data": pixels.ravel().tolist()}]
+    with ThreadPoolExecutor(1) as client:
+        with busy(service):
+            waiting = client.submit(service.client.post, "/v2/models/champion/infer", json={"inputs": inputs})
+            wait_for(lambda: inside() == together, what="as many as one request may have under way")
+            assert [len(one.pixels) for one in service.parts.predictors._batching._waiting] == [1] * together
+        labels = next(one["data"] for one in waiting.result().json()["outputs"] if one["name"] == "label")
+    assert labels == ["cat"] * 20 and inside() == 0
+
+
 def test_who_is_alone_is_known() -> None:
     async def work() -> list[bool]:
         admission, seen = Admission(2, seconds=60), []

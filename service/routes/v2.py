@@ -4,12 +4,13 @@ A model is an alias, and its versions are those that the alias has meant; the nu
 version alone. (https://github.com/kserve/open-inference-protocol, with Triton's extensions of binary tensors and classification)
 """
 
-import asyncio
+from collections.abc import Iterable
 from functools import partial
 from typing import Annotated, Any
 
 import numpy as np
 from fastapi import APIRouter, Header, Path, Request
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
@@ -189,15 +190,14 @@ def _wanted(inference: Inference) -> list[Wanted]:
 
 async def _predictions(parts: Parts, served: Served, tensor: Tensor, binary: memoryview | None) -> list[Prediction]:
     count_of(tensor, limit=parts.settings.max_batch_files)
+    pictures: Iterable[bytes | memoryview | NDArray[np.uint8]]
     if tensor.name == PIXELS:
-        side = served.predictor.preprocess.image_size
-        pixels = await run_in_threadpool(pixels_of, tensor, binary, image_size=side)
-        async with parts.admission.place():
-            return await asyncio.wrap_future(parts.predictors.infer(served, pixels, alone=parts.admission.is_alone))
-    if tensor.name != IMAGE:
+        pictures = await run_in_threadpool(pixels_of, tensor, binary, image_size=served.predictor.preprocess.image_size)
+    elif tensor.name == IMAGE:
+        pictures = await run_in_threadpool(pictures_of, tensor, binary)
+    else:
         raise BadInput(f"Expected an input called {IMAGE} or {PIXELS}. Received: {tensor.name}.")
-    pictures = await run_in_threadpool(pictures_of, tensor, binary)
-    answers = await ask_each(parts, served, [partial(_copied, picture) for picture in pictures])
+    answers = await ask_each(parts, served, [partial(_read, picture) for picture in pictures])
     for number, answer in enumerate(answers):
         if isinstance(answer, CatdogError):
             answer.message = f"Picture {number}: {answer.message}"
@@ -205,8 +205,8 @@ async def _predictions(parts: Parts, served: Served, tensor: Tensor, binary: mem
     return [answer.prediction for answer in answers if isinstance(answer, Answer)]
 
 
-async def _copied(picture: bytes | memoryview) -> bytes:
-    return bytes(picture)
+async def _read(picture: bytes | memoryview | NDArray[np.uint8]) -> bytes | NDArray[np.uint8]:
+    return picture if isinstance(picture, np.ndarray) else bytes(picture)
 
 
 def _values(wanted: Wanted, shown: list[dict[str, Any]], *, is_binary: bool) -> Values:
