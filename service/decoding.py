@@ -67,7 +67,7 @@ class Decoders:
         for decoder in [*self._living]:
             decoder.end()
 
-    async def decode(self, data: bytes, preprocess: Preprocess) -> NDArray[np.uint8]:
+    async def decode(self, data: bytes | memoryview, preprocess: Preprocess) -> NDArray[np.uint8]:
         """Turn the bytes of a picture into pixels (S, S, 3) uint8. Who is cancelled while waiting for a decoder leaves it to the next.
 
         Raises:
@@ -129,7 +129,7 @@ class _Decoder:
             unfinished.pop_all()
         theirs.close()
 
-    def ask(self, data: bytes, preprocess: Preprocess) -> "asyncio.Future[NDArray[np.uint8]] | None":
+    def ask(self, data: bytes | memoryview, preprocess: Preprocess) -> "asyncio.Future[NDArray[np.uint8]] | None":
         """Begin with a picture; only when idle. None: it has died meanwhile, of something else."""
         self._memory[:len(data)] = data
         try:

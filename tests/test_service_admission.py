@@ -126,6 +126,40 @@ def test_who_leaves_is_forgotten(served: Service) -> None:
     assert counted("catdog_predict_refused_total", reason="client_left") == left + 1
 
 
+def test_room_is_counted_and_given_back() -> None:
+    admission = Admission(1, seconds=60, room=9)
+    expected = pytest.raises(Unavailable, match=r"at most 9 bytes together\. Received: 1 more")
+    with admission.room(4), admission.room(5), expected, admission.room(1):
+        pass
+    with admission.room(9):
+        pass
+
+
+@pytest.mark.parametrize(("path", "kind"), [
+    ("/v1/predict", "image/png"), ("/v1/predict/batch", "multipart/form-data; boundary=x"),
+    ("/v2/models/champion/infer", "application/json"),
+])
+def test_who_finds_no_room_is_not_listened_to(settings: Settings, serve: Callable[[Settings], Service], path: str, kind: str) -> None:
+    service = serve(settings.model_copy(update={"max_predictions_bytes": 30_000}))
+    service.wait_until_served(publish(service.parts).version)
+    head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: {kind}\r\n"
+
+    def connect(length: str) -> socket.socket:
+        client = socket.create_connection(("127.0.0.1", service.port), timeout=20)
+        client.sendall(f"{head}{length}\r\n\r\n".encode())
+        return client
+
+    with connect("Content-Length: 29000"):
+        wait_for(lambda: service.parts.admission._held == 29_000, what="the slow sender")
+        for length in ("Content-Length: 2000", "Transfer-Encoding: chunked"):
+            with connect(length) as client:
+                refusal = client.recv(4096)
+            assert refusal.startswith(b"HTTP/1.1 503") and b"retry-after" in refusal.lower()
+        assert service.client.get("/health/live").status_code == 200
+    wait_for(lambda: service.parts.admission._held == 0, what="the slow sender's end")
+    assert post(service).json()["label"] == "cat" and service.parts.admission._held == 0
+
+
 def test_pixels_are_admitted_and_computed_picture_by_picture(settings: Settings, serve: Callable[[Settings], Service]) -> None:
     service = serve(settings)
     service.wait_until_served(publish(service.parts).version)
@@ -142,7 +176,7 @@ def test_pixels_are_admitted_and_computed_picture_by_picture(settings: Settings,
 
 def test_who_is_alone_is_known() -> None:
     async def work() -> list[bool]:
-        admission, seen = Admission(2, seconds=60), []
+        admission, seen = Admission(2, seconds=60, room=9), []
         async with admission.place():
             seen.append(admission.is_alone)
             async with admission.place():

@@ -38,12 +38,13 @@ async def predict_batch(request: Request, parts: AllParts, model: ModelName = No
     """Send many pictures, each as a field `files` of one form. Answered in their order by one version; one bad file costs only itself."""
     parts.admission.check()
     served = await served_by(parts, model)
-    async with _form(request, limit=parts.settings.max_batch_files) as form:
-        files = _files(form)
-        # A byte more than a picture may have is enough to see that it is too large.
-        pictures = [partial(file.read, parts.settings.max_image_bytes + 1) for file in files]
-        async with leaving(request):
-            answers = await ask_each(parts, served, pictures)
+    with parts.admission.room(request.state.body_bytes):
+        async with _form(request, limit=parts.settings.max_batch_files) as form:
+            files = _files(form)
+            # A byte more than a picture may have is enough to see that it is too large.
+            pictures = [partial(file.read, parts.settings.max_image_bytes + 1) for file in files]
+            async with leaving(request):
+                answers = await ask_each(parts, served, pictures)
     items = [
         {"name": (file.filename or "")[:MAX_NAME_LENGTH]} | (
             {"problem": problems.of(answer).body(request.scope)} if isinstance(answer, CatdogError) else answer.to_dict(top_k)

@@ -10,7 +10,6 @@ from typing import Annotated, Any
 
 import numpy as np
 from fastapi import APIRouter, Header, Path, Request
-from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
@@ -19,11 +18,11 @@ from catdog import __version__
 from catdog.errors import BadInput, CatdogError, NotFound, UnsupportedType
 from catdog.inference import Prediction
 from catdog.registry import Registry
-from service.answers import Answer, ask_each, served_by
+from service.answers import Answer, Picture, ask_each, served_by
 from service.parts import AllParts, Parts
 from service.predictors import Served
 from service.routes import health
-from service.tensors import IMAGE, PIXELS, Inference, Tensor, Values, Wanted, count_of, pictures_of, pixels_of, read, write
+from service.tensors import IMAGE, PIXELS, Inference, Tensor, Values, Wanted, count_of, pictures_of, pixels_of, read, weight, write
 from service.watching import leaving
 
 router = APIRouter(prefix="/v2", tags=["open inference protocol"])
@@ -155,10 +154,16 @@ async def _infer(request: Request, parts: Parts, name: str, version: int | None,
         raise UnsupportedType(f"Expected an uncompressed body. Received: {encoding[:50]}.", remedy="Send it without Content-Encoding.")
     parts.admission.check()
     served = await _model(parts, name, version)
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-    inference, binary = await run_in_threadpool(read, memoryview(body), header_length)
+    with parts.admission.room(request.state.body_bytes):
+        body = bytearray()
+        async for chunk in request.stream():
+            body += chunk
+        with parts.admission.room(weight(body, header_length)):
+            return await _answered(request, parts, served, name, body, header_length)
+
+
+async def _answered(request: Request, parts: Parts, served: Served, name: str, body: bytearray, header_length: int | None) -> Response:
+    inference, binary = await run_in_threadpool(read, body, header_length)
     wanted = _wanted(inference)
     async with leaving(request):
         predictions = await _predictions(parts, served, inference.input, binary)
@@ -190,7 +195,7 @@ def _wanted(inference: Inference) -> list[Wanted]:
 
 async def _predictions(parts: Parts, served: Served, tensor: Tensor, binary: memoryview | None) -> list[Prediction]:
     count_of(tensor, limit=parts.settings.max_batch_files)
-    pictures: Iterable[bytes | memoryview | NDArray[np.uint8]]
+    pictures: Iterable[Picture]
     if tensor.name == PIXELS:
         pictures = await run_in_threadpool(pixels_of, tensor, binary, image_size=served.predictor.preprocess.image_size)
     elif tensor.name == IMAGE:
@@ -205,8 +210,8 @@ async def _predictions(parts: Parts, served: Served, tensor: Tensor, binary: mem
     return [answer.prediction for answer in answers if isinstance(answer, Answer)]
 
 
-async def _read(picture: bytes | memoryview | NDArray[np.uint8]) -> bytes | NDArray[np.uint8]:
-    return picture if isinstance(picture, np.ndarray) else bytes(picture)
+async def _read(picture: Picture) -> Picture:
+    return picture
 
 
 def _values(wanted: Wanted, shown: list[dict[str, Any]], *, is_binary: bool) -> Values:
