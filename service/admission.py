@@ -1,6 +1,7 @@
 """Admission: how many pictures and bytes are under way, and who is let in. Too many are turned away at once, and none waits for ever."""
 
 import asyncio
+import errno
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 
@@ -39,7 +40,7 @@ class Admission:
         """Room for `size` bytes, from before they are received until they are answered.
 
         Raises:
-            Unavailable: others take too much of it.
+            Unavailable: others take too much of it, or the disk that forms are received on is full.
         """
         if self._held + size > self._room:
             REFUSED.labels("full").inc()
@@ -47,6 +48,10 @@ class Admission:
         self._held += size
         try:
             yield
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            raise Unavailable("Expected space on the disk that forms are received on (TMPDIR). Received: a full one.") from error
         finally:
             self._held -= size
 

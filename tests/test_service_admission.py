@@ -1,6 +1,7 @@
 """Under load: places are counted, who finds none is told so at once, who leaves is forgotten, health and metrics answer all the while."""
 
 import asyncio
+import errno
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -131,6 +132,10 @@ def test_room_is_counted_and_given_back() -> None:
     expected = pytest.raises(Unavailable, match=r"at most 9 bytes together\. Received: 1 more")
     with admission.room(4), admission.room(5), expected, admission.room(1):
         pass
+    with admission.room(9), pytest.raises(Unavailable, match="TMPDIR"), admission.room(0):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    with pytest.raises(OSError, match="other"), admission.room(9):
+        raise OSError(errno.EIO, "other")
     with admission.room(9):
         pass
 
