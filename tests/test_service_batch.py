@@ -3,13 +3,16 @@
 import errno
 import re
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 
 from catdog.settings import Settings
+from service.answers import Answer
 from tests.serving import Service, is_problem, picture, publish
 
 pytest_plugins = ("tests.service_fixtures",)
@@ -49,6 +52,18 @@ def test_top_k_and_model_are_those_of_predict(served: Service) -> None:
     answer = served.client.post("/v1/predict/batch", params={"top_k": 1, "model": "1"}, files=files(RED, GREEN)).json()
     assert [[*item["probabilities"]] for item in answer["items"]] == [["cat"], ["dog"]] and answer["model"]["alias"] is None
     is_problem(served.client.post("/v1/predict/batch", params={"model": "nobody"}, files=files(RED)), 404, "not_found")
+
+
+def test_the_event_loop_is_left_alone_while_an_answer_is_written(served: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    writers, to_dict = [], Answer.to_dict
+
+    def shown(self: Answer, top_k: int | None) -> dict[str, Any]:
+        writers.append(threading.current_thread())
+        return to_dict(self, top_k)
+
+    monkeypatch.setattr(Answer, "to_dict", shown)
+    assert served.client.post("/v1/predict/batch", files=files(RED, GREEN)).json()["answered"] == 2
+    assert len(writers) == 2 and served._thread not in writers
 
 
 def test_a_request_that_is_no_such_form_is_refused(served: Service) -> None:

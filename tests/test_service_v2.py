@@ -5,6 +5,7 @@ import json
 import struct
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,7 +16,9 @@ from tritonclient import http as triton
 from tritonclient.utils import InferenceServerException
 
 from catdog.images import Preprocess, decode
+from service import tensors
 from service.door import MAX_TENSOR_JSON_BYTES
+from service.routes import v2
 from tests.serving import SIZE, Service, is_problem, picture, publish
 
 pytest_plugins = ("tests.service_fixtures",)
@@ -172,6 +175,7 @@ WRONG: dict[str, Any] = {
     "another side": pixels(shape=[1, 8, 8, 3]),
     "floats": pixels(datatype="FP32"),
     "an unknown output": image() | {"outputs": [{"name": "logits"}]},
+    "an output twice": image() | {"outputs": [{"name": "probabilities"}, {"name": "label"}, {"name": "probabilities"}]},
     "classes of something else": image() | {"outputs": [{"name": "label", "parameters": {"classification": 1}}]},
     "no classes": image() | {"outputs": [{"name": "probabilities", "parameters": {"classification": 0}}]},
     "classes of another kind": image() | {"outputs": [{"name": "probabilities", "parameters": {"classification": "2"}}]},
@@ -251,6 +255,18 @@ def test_json_that_becomes_large_finds_no_room(served: Service, monkeypatch: pyt
     refused(served.client.post(INFER, json=image(data=[[]] * 5000)), 503, "unavailable")
     refused(served.client.post(INFER, json=image(data=["A" * 20_000])), 415, "unsupported_type")
     assert served.parts.admission._held == 0
+
+
+def test_the_event_loop_is_left_alone_while_an_answer_is_written(served: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    writers = []
+
+    def write(*given: Any) -> Any:
+        writers.append(threading.current_thread())
+        return tensors.write(*given)
+
+    monkeypatch.setattr(v2, "write", write)
+    assert served.client.post(INFER, json=image()).status_code == 200
+    assert len(writers) == 1 and writers[0] is not served._thread
 
 
 def test_every_wrong_address_says_so_in_the_protocol_s_words(served: Service) -> None:

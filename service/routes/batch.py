@@ -7,13 +7,16 @@ from typing import Any
 
 from fastapi import APIRouter, Request
 from fastapi.exceptions import RequestValidationError
+from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse
+from starlette.types import Scope
 
 from catdog.errors import CatdogError, TooLarge, UnsupportedType
 from catdog.settings import Settings
 from service import problems
-from service.answers import ask_each, described, served_by
+from service.answers import Answer, ask_each, described, served_by
 from service.door import media_type
 from service.parts import AllParts
 from service.routes.predict import ModelName, TopK
@@ -34,7 +37,7 @@ _BODY = {"requestBody": {"required": True, "content": {"multipart/form-data": _F
 
 
 @router.post("/batch", openapi_extra=_BODY)
-async def predict_batch(request: Request, parts: AllParts, model: ModelName = None, top_k: TopK = None) -> dict[str, Any]:
+async def predict_batch(request: Request, parts: AllParts, model: ModelName = None, top_k: TopK = None) -> JSONResponse:
     """Send many pictures, each as a field `files` of one form. Answered in their order by one version; one bad file costs only itself."""
     parts.admission.check()
     served = await served_by(parts, model)
@@ -45,14 +48,20 @@ async def predict_batch(request: Request, parts: AllParts, model: ModelName = No
             pictures = [partial(file.read, parts.settings.max_image_bytes + 1) for file in files]
             async with leaving(request):
                 answers = await ask_each(parts, served, pictures)
+    return await run_in_threadpool(_said, files, answers, described(served, model), scope=request.scope, top_k=top_k)
+
+
+def _said(
+    files: list[UploadFile], answers: list[Answer | CatdogError], model: dict[str, Any], *, scope: Scope, top_k: int | None,
+) -> JSONResponse:
     items = [
         {"name": (file.filename or "")[:MAX_NAME_LENGTH]} | (
-            {"problem": problems.of(answer).body(request.scope)} if isinstance(answer, CatdogError) else answer.to_dict(top_k)
+            {"problem": problems.of(answer).body(scope)} if isinstance(answer, CatdogError) else answer.to_dict(top_k)
         )
         for file, answer in zip(files, answers, strict=True)
     ]
     refused = sum("problem" in item for item in items)
-    return {"items": items, "answered": len(items) - refused, "refused": refused, "model": described(served, model)}
+    return JSONResponse({"items": items, "answered": len(items) - refused, "refused": refused, "model": model})
 
 
 @asynccontextmanager

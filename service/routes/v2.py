@@ -167,11 +167,10 @@ async def _answered(request: Request, parts: Parts, served: Served, name: str, b
     wanted = _wanted(inference)
     async with leaving(request):
         predictions = await _predictions(parts, served, inference.input, binary)
-    shown = [prediction.to_dict() for prediction in predictions]
-    by_default = inference.parameters.get("binary_data_output") is True
-    outputs = {one.name: _values(one, shown, is_binary=one.parameters.get("binary_data", by_default) is True) for one in wanted}
     head = {"model_name": name, "model_version": str(served.model.version), "parameters": {"digest": served.model.digest}}
-    content, json_bytes = write(head | ({"id": inference.id} if inference.id else {}), outputs)
+    head |= {"id": inference.id} if inference.id else {}
+    is_binary = inference.parameters.get("binary_data_output") is True
+    content, json_bytes = await run_in_threadpool(_written, head, wanted, predictions, by_default=is_binary)
     if json_bytes is None:
         return Response(content, media_type="application/json")
     return Response(content, media_type="application/octet-stream", headers={HEADER_LENGTH: str(json_bytes)})
@@ -181,9 +180,12 @@ def _wanted(inference: Inference) -> list[Wanted]:
     """The outputs that are asked for, or all.
 
     Raises:
-        BadInput: an unknown one, or a classification of something else than probabilities.
+        BadInput: an unknown one, one twice, or a classification of something else than probabilities.
     """
     wanted = inference.outputs or [Wanted(name=name) for name in OUTPUTS]
+    names = [one.name for one in wanted]
+    if len({*names}) < len(names):
+        raise BadInput(f"Expected each output once. Received: {', '.join(names)}.")
     for one in wanted:
         count = one.parameters.get("classification")
         if one.name not in OUTPUTS:
@@ -212,6 +214,14 @@ async def _predictions(parts: Parts, served: Served, tensor: Tensor, binary: mem
 
 async def _read(picture: Picture) -> Picture:
     return picture
+
+
+def _written(
+    head: dict[str, Any], wanted: list[Wanted], predictions: list[Prediction], *, by_default: bool,
+) -> tuple[bytes, int | None]:
+    """The answer as `write` makes it; `by_default`: outputs that do not say otherwise are binary."""
+    shown = [prediction.to_dict() for prediction in predictions]
+    return write(head, {one.name: _values(one, shown, is_binary=one.parameters.get("binary_data", by_default) is True) for one in wanted})
 
 
 def _values(wanted: Wanted, shown: list[dict[str, Any]], *, is_binary: bool) -> Values:
