@@ -198,7 +198,10 @@ def test_who_is_alone_is_known() -> None:
 def test_metrics_tell_every_stage_and_route(served: Service) -> None:
     before = {stage: counted("catdog_predict_stage_seconds_count", stage=stage) for stage in ("receive", "decode", "queue", "infer")}
     post(served)
-    times = {"receive": 1, "decode": 1, "queue": 2, "infer": 1}
+    pixels = {"name": "pixels", "datatype": "UINT8", "shape": [1, SIZE, SIZE, 3], "data": [0] * SIZE * SIZE * 3}
+    served.client.post("/v2/models/champion/infer", json={"inputs": [pixels]})
+    served.client.post("/v1/predict/batch", files={"files": RED})
+    times = {"receive": 3, "decode": 2, "queue": 5, "infer": 3}
     assert {stage: counted("catdog_predict_stage_seconds_count", stage=stage) - before[stage] for stage in before} == times
     served.client.request("PROPFIND", "/v1/models/7")
     answer = served.client.get("/metrics")

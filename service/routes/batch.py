@@ -1,5 +1,6 @@
 """POST /v1/predict/batch: many pictures in one form, an answer or a problem for each."""
 
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
@@ -18,6 +19,7 @@ from catdog.settings import Settings
 from service import problems
 from service.answers import Answer, ask_each, described, served_by
 from service.door import media_type
+from service.metrics import RECEIVE
 from service.parts import AllParts
 from service.routes.predict import ModelName, TopK
 from service.watching import leaving
@@ -78,12 +80,14 @@ async def _form(request: Request, *, limit: int) -> AsyncIterator[FormData]:
             f"Expected multipart/form-data. Received: {kind or 'no content type'}.",
             remedy="Send them as `curl -F files=@a.jpg -F files=@b.jpg`.",
         )
+    began = time.perf_counter()
     try:
         form = await request.form(max_files=limit, max_fields=0)
     except HTTPException as error:
         if error.detail.startswith("Too many files"):
             raise TooLarge(f"Expected at most {limit} files in one request. Received: more.", limit=limit) from error
         raise
+    RECEIVE.observe(time.perf_counter() - began)
     try:
         yield form
     finally:
