@@ -22,7 +22,7 @@ from catdog.settings import Settings
 from service import lookout
 from service.admission import Admission
 from service.lookout import Lookout
-from tests.serving import SIZE, Service, is_problem, picture, publish, wait_for
+from tests.serving import OPERATORS_PATIENCE_SECONDS, SIZE, Service, is_problem, picture, publish, wait_for
 
 pytest_plugins = ("tests.service_fixtures",)
 
@@ -125,6 +125,27 @@ def test_who_leaves_is_forgotten(served: Service) -> None:
         assert waiting.answer.cancelled()
     assert post(served).json()["label"] == "cat"
     assert counted("catdog_predict_refused_total", reason="client_left") == left + 1
+
+
+def test_health_answers_while_everything_is_busy_and_the_database_hangs(served: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lookout, "PATIENCE_SECONDS", OPERATORS_PATIENCE_SECONDS)
+    seen, hangs, goes_on = served.client.get("/health/ready").json(), threading.Event(), threading.Event()
+
+    def hang() -> dict[str, int]:
+        hangs.set()
+        assert goes_on.wait(60)
+        return {}
+
+    monkeypatch.setattr(served.parts.registry, "aliases", hang)
+    with ThreadPoolExecutor(2) as clients, busy(served):
+        try:
+            waiting = [clients.submit(post, served) for _ in range(2)]
+            wait_for(lambda: inside() == 2, what="both places to be taken")
+            answers = [served.client.get("/health/ready", timeout=10) for _ in range(2)]
+            assert hangs.wait(10) and not goes_on.is_set() and not any(one.done() for one in waiting)
+        finally:
+            goes_on.set()
+    assert [answer.json()["models"] for answer in answers] == [seen["models"]] * 2
 
 
 def test_room_is_counted_and_given_back() -> None:
