@@ -32,6 +32,7 @@ bench: $(INSTALLED) $(VENV)/bench/installed $(VENV)/servers/installed $(BENCH_DA
 	PYTHONPATH=$(VENV)/bench $(BIN)/python -m tests.bench.training --data "$(BENCH_DATA)" $(if $(BENCH_OUT),--out "$(BENCH_OUT)")
 	PYTHONPATH=$(VENV)/servers $(BIN)/python -m tests.bench.serving --data "$(BENCH_DATA)"
 	$(BIN)/python -m tests.bench.beside ready --data "$(BENCH_DATA)"
+	$(BIN)/python -m tests.bench.beside health --data "$(BENCH_DATA)"
 	$(BIN)/python -m tests.bench.beside training --data "$(BENCH_DATA)"
 
 gate: $(INSTALLED)  ## does a model that was trained on wrong labels become the champion? four minutes; GATE_DATA=FOLDER of photographs, train/ val/ test/ with names like cat.12.jpg

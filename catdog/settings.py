@@ -60,6 +60,9 @@ class Settings(BaseSettings):
     decoders: int = Field(0, ge=0, description="Processes that decode uploaded pictures; 0 means one per core, 16 at most.")
     decode_seconds: float = Field(5.0, gt=0, description="A picture that takes longer to decode is refused.")
     max_predictions: int = Field(256, gt=0, description="Pictures that may wait for their answer; the next is turned away at once.")
+    max_predictions_bytes: int = Field(
+        512 * 2**20, gt=0, description="The most bytes that the requests for predictions under way take together; the next is turned away.",
+    )
     predict_seconds: float = Field(10.0, gt=0, description="A picture that has no answer after so long is turned away.")
     max_image_bytes: int = Field(20 * 2**20, gt=0, description="The largest picture accepted, in bytes.")
     max_batch_files: int = Field(64, gt=0, description="The most pictures accepted in one request.")

@@ -1,21 +1,24 @@
-"""Admission: how many pictures are under way, and who is let in. Too many are turned away at once, and none waits for ever."""
+"""Admission: how many pictures and bytes are under way, and who is let in. Too many are turned away at once, and none waits for ever."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import errno
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 
 from catdog.errors import Unavailable
 from service.metrics import INSIDE, REFUSED
 
 
 class Admission:
-    """The places of pictures that are decoded, computed, or wait for that. Lives in the event loop."""
+    """The places of pictures that are decoded, computed, or wait for that, and the room for their bytes. Lives in the event loop."""
 
-    def __init__(self, places: int, *, seconds: float) -> None:
-        """So many `places` there are, and after `seconds` a picture gives its own up."""
+    def __init__(self, places: int, *, seconds: float, room: int) -> None:
+        """So many `places` there are, after `seconds` a picture gives its own up, and bodies have so many bytes of `room` together."""
         self._places = places
         self._seconds = seconds
+        self._room = room
         self._inside = 0
+        self._held = 0
 
     @property
     def is_alone(self) -> bool:
@@ -31,6 +34,26 @@ class Admission:
         if self._inside >= self._places:
             REFUSED.labels("full").inc()
             raise Unavailable(f"Expected at most {self._places} pictures that wait for their answer. Received: one more.")
+
+    @contextmanager
+    def room(self, size: int) -> Iterator[None]:
+        """Room for `size` bytes, from before they are received until they are answered.
+
+        Raises:
+            Unavailable: others take too much of it, or the disk that forms are received on is full.
+        """
+        if self._held + size > self._room:
+            REFUSED.labels("full").inc()
+            raise Unavailable(f"Expected requests under way that take at most {self._room} bytes together. Received: {size} more.")
+        self._held += size
+        try:
+            yield
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            raise Unavailable("Expected space on the disk that forms are received on (TMPDIR). Received: a full one.") from error
+        finally:
+            self._held -= size
 
     @asynccontextmanager
     async def place(self) -> AsyncIterator[None]:

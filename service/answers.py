@@ -1,4 +1,4 @@
-"""Answer, ask, ask_each, served_by, loaded, described: a picture's way from bytes to a prediction, the same for every route."""
+"""Picture, Answer, ask, ask_each, served_by, loaded, described: a picture's way to a prediction, the same for every route."""
 
 import asyncio
 import time
@@ -16,6 +16,9 @@ from catdog.errors import CatdogError, CorruptPackage, TooLarge, Unavailable
 from catdog.inference import Prediction
 from service.parts import Parts
 from service.predictors import DEFAULT_ALIAS, Served
+
+Picture = bytes | memoryview | NDArray[np.uint8]
+"""Encoded, or pixels (S, S, 3) as the network takes them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +78,7 @@ def described(served: Served, name: str | None) -> dict[str, Any]:
     return {"version": served.model.version, "alias": alias, "digest": served.model.digest}
 
 
-async def ask(parts: Parts, served: Served, data: bytes, *, explain: bool = False) -> Answer:
+async def ask(parts: Parts, served: Served, picture: Picture, *, explain: bool = False) -> Answer:
     """Decode one picture and answer it; with `explain` the prediction says where in the picture it comes from.
 
     Cancelled, it gives up its place in every queue.
@@ -87,25 +90,25 @@ async def ask(parts: Parts, served: Served, data: bytes, *, explain: bool = Fals
         ExplainUnavailable: as Predictor.predict.
     """
     limit = parts.settings.max_image_bytes
-    if len(data) > limit:
+    if not isinstance(picture, np.ndarray) and len(picture) > limit:
         raise TooLarge(f"Expected a picture of at most {limit} bytes. Received: more.", limit=limit)
     async with parts.admission.place():
         began = time.perf_counter()
-        pixels = await parts.decoders.decode(data, served.predictor.preprocess)
+        pixels = picture if isinstance(picture, np.ndarray) else await parts.decoders.decode(picture, served.predictor.preprocess)
         decoded = time.perf_counter()
         asked = parts.predictors.infer(served, pixels[np.newaxis], explain=explain, alone=parts.admission.is_alone)
         (prediction,) = await asyncio.wrap_future(asked)
         return Answer(prediction, pixels, decoded - began, time.perf_counter() - decoded)
 
 
-async def ask_each(parts: Parts, served: Served, pictures: Iterable[Callable[[], Awaitable[bytes]]]) -> list[Answer | CatdogError]:
+async def ask_each(parts: Parts, served: Served, pictures: Iterable[Callable[[], Awaitable[Picture]]]) -> list[Answer | CatdogError]:
     """Answer many pictures, in their order; one that is refused costs only itself.
 
     Each is read when its turn comes. Two a core are under way at once, so that one request leaves room for others.
     """
     places = asyncio.Semaphore(2 * devices.cores())
 
-    async def answer(read: Callable[[], Awaitable[bytes]]) -> Answer | CatdogError:
+    async def answer(read: Callable[[], Awaitable[Picture]]) -> Answer | CatdogError:
         async with places:
             try:
                 return await ask(parts, served, await read())

@@ -7,6 +7,7 @@ of its own where strangers may upload.
 """
 
 import asyncio
+import contextlib
 import fcntl
 import json
 import logging
@@ -32,7 +33,8 @@ log = logging.getLogger("catdog.service.decoding")
 MAX_DECODERS = 16
 """Unless CATDOG_DECODERS says another number: each takes some 40 MB, and the network does not answer faster than so many decode."""
 PAUSE_SECONDS = 1.0
-"""Before a decoder is started again that died before it was up: this machine lacks something, and trying at once would only burn it."""
+"""Before a decoder is started again that could not be, or died before it was up: this machine lacks something, and trying at once would
+only burn it."""
 COMMAND = (sys.executable, "-m", "service.decoder")
 _REFUSALS = {kind.code: kind for kind in (BadImage, TooLarge, UnsupportedType)}
 
@@ -54,13 +56,18 @@ class Decoders:
         for _ in range(self._settings.decoders or min(device.cores(), MAX_DECODERS)):
             self._begin()
 
+    @property
+    def count(self) -> int:
+        """How many processes there are, at work or on their way to it."""
+        return len(self._living)
+
     def close(self) -> None:
         """End the processes."""
         self._closing = True
         for decoder in [*self._living]:
             decoder.end()
 
-    async def decode(self, data: bytes, preprocess: Preprocess) -> NDArray[np.uint8]:
+    async def decode(self, data: bytes | memoryview, preprocess: Preprocess) -> NDArray[np.uint8]:
         """Turn the bytes of a picture into pixels (S, S, 3) uint8. Who is cancelled while waiting for a decoder leaves it to the next.
 
         Raises:
@@ -75,16 +82,23 @@ class Decoders:
             return await asyncio.shield(asked)
 
     def _begin(self) -> None:
-        if not self._closing:
+        if self._closing:
+            return
+        try:
             self._living.add(_Decoder(self._settings, self._idle.put_nowait, self._died))
+        except OSError as error:  # no process, descriptor or memory is to be had at this moment
+            self._begin_later(repr(error))
+
+    def _begin_later(self, reason: str) -> None:
+        log.error("event=decoder_does_not_start reason=%s", reason)
+        asyncio.get_running_loop().call_later(PAUSE_SECONDS, self._begin)
 
     def _died(self, decoder: "_Decoder") -> None:
         self._living.discard(decoder)
         if decoder.was_up or self._closing:
             self._begin()
         else:
-            log.error("event=decoder_does_not_start")
-            asyncio.get_running_loop().call_later(PAUSE_SECONDS, self._begin)
+            self._begin_later("died before it was up")
 
 
 class _Decoder:
@@ -98,21 +112,24 @@ class _Decoder:
         self._refusal = BadImage("Expected a picture that can be decoded. Received: one that ended its decoder.")
         self.was_up = False
         size = max(settings.max_image_bytes, 3 * MAX_IMAGE_SIZE**2)
-        self._line, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        shared = os.memfd_create("catdog-picture", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-        with theirs, os.fdopen(shared, "rb"):
-            os.ftruncate(shared, size)
-            # Else a decoder in a stranger's hands could shrink it, and the service would die of touching what is gone.
-            fcntl.fcntl(shared, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
-            self._memory = mmap.mmap(shared, size)
-            descriptors = (theirs.fileno(), shared)
-            self._process = process.start(
-                [*COMMAND, *map(str, descriptors)], environment=settings.run_environment(), pass_fds=descriptors,
-            )
-        self._line.setblocking(False)
-        asyncio.get_running_loop().add_reader(self._line.fileno(), self._hear)
+        with contextlib.ExitStack() as unfinished:
+            self._line, theirs = (unfinished.enter_context(end) for end in socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET))
+            shared = os.memfd_create("catdog-picture", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+            with os.fdopen(shared, "rb"):
+                os.ftruncate(shared, size)
+                # Else a decoder in a stranger's hands could shrink it, and the service would die of touching what is gone.
+                fcntl.fcntl(shared, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
+                self._memory = unfinished.enter_context(mmap.mmap(shared, size))
+                descriptors = (theirs.fileno(), shared)
+                self._process = process.start(
+                    [*COMMAND, *map(str, descriptors)], environment=settings.run_environment(), pass_fds=descriptors,
+                )
+            self._line.setblocking(False)
+            asyncio.get_running_loop().add_reader(self._line.fileno(), self._hear)
+            unfinished.pop_all()
+        theirs.close()
 
-    def ask(self, data: bytes, preprocess: Preprocess) -> "asyncio.Future[NDArray[np.uint8]] | None":
+    def ask(self, data: bytes | memoryview, preprocess: Preprocess) -> "asyncio.Future[NDArray[np.uint8]] | None":
         """Begin with a picture; only when idle. None: it has died meanwhile, of something else."""
         self._memory[:len(data)] = data
         try:

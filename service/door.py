@@ -33,7 +33,7 @@ OPEN_PATHS = ("/health/live", "/v2/health/live")
 MULTIPART_BYTES = 64 * 2**10
 """What a form may add around its picture."""
 MAX_TENSOR_JSON_BYTES = 8 * 2**20
-"""Of an inference request (Open Inference Protocol) without binary tensors: JSON becomes ten times its size when it is read."""
+"""Of an inference request (Open Inference Protocol) without binary tensors: JSON becomes up to 55 times its size when it is read."""
 LINGER_SECONDS = 5
 """So long is what a refused client still sends taken and thrown away. A socket that is closed with bytes unread is reset, and the reset
 takes the answer from a client that first sends and then reads: most do (nginx has lingering_close for the same)."""
@@ -111,8 +111,10 @@ class Door:
         if scope["path"] == "/v1/predict/batch":
             return self._settings.max_batch_bytes + MULTIPART_BYTES
         if scope["path"].startswith("/v2/models/"):
-            is_binary = "inference-header-content-length" in Headers(scope=scope)
-            return self._settings.max_batch_bytes + MAX_TENSOR_JSON_BYTES if is_binary else MAX_TENSOR_JSON_BYTES
+            json_bytes = Headers(scope=scope).get("inference-header-content-length")
+            if json_bytes == "0":  # the whole body is one picture
+                return self._settings.max_image_bytes
+            return MAX_TENSOR_JSON_BYTES if json_bytes is None else self._settings.max_batch_bytes + MAX_TENSOR_JSON_BYTES
         if scope["path"] == "/v1/datasets" and media_type(Headers(scope=scope)) != "application/json":
             return self._settings.max_archive_bytes
         return self._settings.max_json_bytes
@@ -131,12 +133,13 @@ class _Visit:
         self._method, self._path = scope["method"], scope["path"]
         wanted = self.headers.get("x-request-id", "")
         self.request_id = wanted if _REQUEST_ID.fullmatch(wanted) else uuid.uuid4().hex
-        scope.setdefault("state", {})["request_id"] = self.request_id
+        length = self.headers.get("content-length", "")
+        self._length = int(length) if length.isdecimal() else None
+        scope.setdefault("state", {}).update(request_id=self.request_id, body_bytes=limit if self._length is None else self._length)
 
     def check_length(self) -> None:
         """Refuse a body that says itself that it is too long, before any of it is read."""
-        length = self.headers.get("content-length", "0")
-        if length.isdecimal() and int(length) > self._limit:
+        if self._length is not None and self._length > self._limit:
             raise _BodyTooLarge(self._limit)
 
     async def receive(self) -> Message:

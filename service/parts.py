@@ -55,7 +55,7 @@ def open_parts(settings: Settings) -> Iterator[Parts]:
         stack.callback(engine.dispose)
         migrate(engine)
         jobs, registry, shelf = JobStore(engine), Registry(engine), Shelf(settings.datasets)
-        admission = Admission(settings.max_predictions, seconds=settings.predict_seconds)
+        admission = Admission(settings.max_predictions, seconds=settings.predict_seconds, room=settings.max_predictions_bytes)
         decoders = Decoders(settings)
         predictors = Predictors(registry, settings.models, device=settings.device)
         publisher = Publisher(settings.redis_url)

@@ -1,4 +1,4 @@
-"""Inference, read, pictures_of, pixels_of, write: requests and answers of the Open Inference Protocol as bytes.
+"""Inference, weight, read, pictures_of, pixels_of, write: requests and answers of the Open Inference Protocol as bytes.
 
 A request is one JSON object; with the header Inference-Header-Content-Length it ends after so many bytes, and the tensors that have a
 `binary_data_size` follow it, end to end. BYTES elements are base64 in JSON; in binary each has its length in front, 4 bytes little-endian.
@@ -25,6 +25,9 @@ from service.door import MAX_TENSOR_JSON_BYTES
 IMAGE, PIXELS = "image", "pixels"
 """The two inputs of every model, one of which a request has."""
 SIZE = struct.Struct("<I")
+PART_BYTES = 110
+"""The most memory that what such a sign begins takes while JSON is read (pydantic 2.14, numpy 2.4)."""
+_PARTS = (b"[", b"{", b",", b":")
 
 Name = Annotated[str, Field(max_length=64)]
 Parameters = Annotated[dict[str, Any], BeforeValidator(lambda given: {} if given is None else given)]
@@ -83,7 +86,13 @@ class Values:
         return self.flat.tolist() if isinstance(self.flat, np.ndarray) else [*self.flat]
 
 
-def read(body: memoryview, header_bytes: int | None) -> tuple[Inference, memoryview | None]:
+def weight(body: bytearray, header_bytes: int | None) -> int:
+    """The most bytes of memory that a request's JSON becomes: three times its own, for texts, and what its lists and numbers take."""
+    end = min(len(body) if header_bytes is None else header_bytes, MAX_TENSOR_JSON_BYTES)
+    return 3 * end + PART_BYTES * sum(body.count(sign, 0, end) for sign in _PARTS)
+
+
+def read(body: bytearray, header_bytes: int | None) -> tuple[Inference, memoryview | None]:
     """The request, and the binary data of its one input; `header_bytes` is what Inference-Header-Content-Length says.
 
     With 0 the whole body is one encoded picture.
@@ -94,7 +103,8 @@ def read(body: memoryview, header_bytes: int | None) -> tuple[Inference, memoryv
     """
     if header_bytes == 0:
         picture = Tensor(name=IMAGE, datatype="BYTES", shape=[1])
-        return Inference(inputs=[picture]), memoryview(b"".join((SIZE.pack(len(body)), body)))
+        body[:0] = SIZE.pack(len(body))
+        return Inference(inputs=[picture]), memoryview(body)
     end = len(body) if header_bytes is None else header_bytes
     if end > len(body):
         raise BadInput(f"Expected a body of at least {end} bytes, as Inference-Header-Content-Length says. Received: {len(body)}.")
@@ -104,7 +114,7 @@ def read(body: memoryview, header_bytes: int | None) -> tuple[Inference, memoryv
             remedy="Send the tensors as binary data, as tritonclient does by itself.",
         )
     inference = _parsed(bytes(body[:end]))
-    rest = body[end:]
+    rest = memoryview(body)[end:]
     size = inference.input.parameters.get("binary_data_size")
     if (size is not None or len(rest)) and size != len(rest):
         raise BadInput(f"Expected binary_data_size to be what follows the JSON, {len(rest)} bytes. Received: {str(size)[:20]}.")

@@ -32,7 +32,7 @@ from service.door import address
 from service.parts import Parts
 from service.server import Server, listen
 
-lookout.PATIENCE_SECONDS = 30.0
+OPERATORS_PATIENCE_SECONDS, lookout.PATIENCE_SECONDS = lookout.PATIENCE_SECONDS, 30.0
 """On a busy machine a look takes longer than an operator has patience; what is asked here is what there is, not how soon."""
 
 SIZE = 16

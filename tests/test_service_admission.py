@@ -1,6 +1,7 @@
 """Under load: places are counted, who finds none is told so at once, who leaves is forgotten, health and metrics answer all the while."""
 
 import asyncio
+import errno
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -21,7 +22,7 @@ from catdog.settings import Settings
 from service import lookout
 from service.admission import Admission
 from service.lookout import Lookout
-from tests.serving import SIZE, Service, is_problem, picture, publish, wait_for
+from tests.serving import OPERATORS_PATIENCE_SECONDS, SIZE, Service, is_problem, picture, publish, wait_for
 
 pytest_plugins = ("tests.service_fixtures",)
 
@@ -126,9 +127,82 @@ def test_who_leaves_is_forgotten(served: Service) -> None:
     assert counted("catdog_predict_refused_total", reason="client_left") == left + 1
 
 
+def test_health_answers_while_everything_is_busy_and_the_database_hangs(served: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lookout, "PATIENCE_SECONDS", OPERATORS_PATIENCE_SECONDS)
+    seen, hangs, goes_on = served.client.get("/health/ready").json(), threading.Event(), threading.Event()
+
+    def hang() -> dict[str, int]:
+        hangs.set()
+        assert goes_on.wait(60)
+        return {}
+
+    monkeypatch.setattr(served.parts.registry, "aliases", hang)
+    with ThreadPoolExecutor(2) as clients, busy(served):
+        try:
+            waiting = [clients.submit(post, served) for _ in range(2)]
+            wait_for(lambda: inside() == 2, what="both places to be taken")
+            answers = [served.client.get("/health/ready", timeout=10) for _ in range(2)]
+            assert hangs.wait(10) and not goes_on.is_set() and not any(one.done() for one in waiting)
+        finally:
+            goes_on.set()
+    assert [answer.json()["models"] for answer in answers] == [seen["models"]] * 2
+
+
+def test_room_is_counted_and_given_back() -> None:
+    admission = Admission(1, seconds=60, room=9)
+    expected = pytest.raises(Unavailable, match=r"at most 9 bytes together\. Received: 1 more")
+    with admission.room(4), admission.room(5), expected, admission.room(1):
+        pass
+    with admission.room(9), pytest.raises(Unavailable, match="TMPDIR"), admission.room(0):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    with pytest.raises(OSError, match="other"), admission.room(9):
+        raise OSError(errno.EIO, "other")
+    with admission.room(9):
+        pass
+
+
+@pytest.mark.parametrize(("path", "kind"), [
+    ("/v1/predict", "image/png"), ("/v1/predict/batch", "multipart/form-data; boundary=x"),
+    ("/v2/models/champion/infer", "application/json"),
+])
+def test_who_finds_no_room_is_not_listened_to(settings: Settings, serve: Callable[[Settings], Service], path: str, kind: str) -> None:
+    service = serve(settings.model_copy(update={"max_predictions_bytes": 30_000}))
+    service.wait_until_served(publish(service.parts).version)
+    head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: {kind}\r\n"
+
+    def connect(length: str) -> socket.socket:
+        client = socket.create_connection(("127.0.0.1", service.port), timeout=20)
+        client.sendall(f"{head}{length}\r\n\r\n".encode())
+        return client
+
+    with connect("Content-Length: 29000"):
+        wait_for(lambda: service.parts.admission._held == 29_000, what="the slow sender")
+        for length in ("Content-Length: 2000", "Transfer-Encoding: chunked"):
+            with connect(length) as client:
+                refusal = client.recv(4096)
+            assert refusal.startswith(b"HTTP/1.1 503") and b"retry-after" in refusal.lower()
+        assert service.client.get("/health/live").status_code == 200
+    wait_for(lambda: service.parts.admission._held == 0, what="the slow sender's end")
+    assert post(service).json()["label"] == "cat" and service.parts.admission._held == 0
+
+
+def test_pixels_are_admitted_and_computed_picture_by_picture(settings: Settings, serve: Callable[[Settings], Service]) -> None:
+    service = serve(settings)
+    service.wait_until_served(publish(service.parts).version)
+    pixels, together = np.full((20, SIZE, SIZE, 3), (250, 10, 0), np.uint8), 2 * device.cores()
+    inputs = [{"name": "pixels", "datatype": "UINT8", "shape": pixels.shape, "data": pixels.ravel().tolist()}]
+    with ThreadPoolExecutor(1) as client:
+        with busy(service):
+            waiting = client.submit(service.client.post, "/v2/models/champion/infer", json={"inputs": inputs})
+            wait_for(lambda: inside() == together, what="as many as one request may have under way")
+            assert [len(one.pixels) for one in service.parts.predictors._batching._waiting] == [1] * together
+        labels = next(one["data"] for one in waiting.result().json()["outputs"] if one["name"] == "label")
+    assert labels == ["cat"] * 20 and inside() == 0
+
+
 def test_who_is_alone_is_known() -> None:
     async def work() -> list[bool]:
-        admission, seen = Admission(2, seconds=60), []
+        admission, seen = Admission(2, seconds=60, room=9), []
         async with admission.place():
             seen.append(admission.is_alone)
             async with admission.place():
@@ -145,7 +219,10 @@ def test_who_is_alone_is_known() -> None:
 def test_metrics_tell_every_stage_and_route(served: Service) -> None:
     before = {stage: counted("catdog_predict_stage_seconds_count", stage=stage) for stage in ("receive", "decode", "queue", "infer")}
     post(served)
-    times = {"receive": 1, "decode": 1, "queue": 2, "infer": 1}
+    pixels = {"name": "pixels", "datatype": "UINT8", "shape": [1, SIZE, SIZE, 3], "data": [0] * SIZE * SIZE * 3}
+    served.client.post("/v2/models/champion/infer", json={"inputs": [pixels]})
+    served.client.post("/v1/predict/batch", files={"files": RED})
+    times = {"receive": 3, "decode": 2, "queue": 5, "infer": 3}
     assert {stage: counted("catdog_predict_stage_seconds_count", stage=stage) - before[stage] for stage in before} == times
     served.client.request("PROPFIND", "/v1/models/7")
     answer = served.client.get("/metrics")

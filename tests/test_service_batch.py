@@ -1,17 +1,23 @@
 """service/routes/batch.py: many pictures in one request; one bad file costs only itself."""
 
+import errno
 import re
+import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 
 from catdog.settings import Settings
+from service.answers import Answer
 from tests.serving import Service, is_problem, picture, publish
 
 pytest_plugins = ("tests.service_fixtures",)
 
+ROOT = Path(__file__).parent.parent
 RED, GREEN = picture((250, 10, 0)), picture((10, 250, 0))
 
 
@@ -48,6 +54,18 @@ def test_top_k_and_model_are_those_of_predict(served: Service) -> None:
     is_problem(served.client.post("/v1/predict/batch", params={"model": "nobody"}, files=files(RED)), 404, "not_found")
 
 
+def test_the_event_loop_is_left_alone_while_an_answer_is_written(served: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    writers, to_dict = [], Answer.to_dict
+
+    def shown(self: Answer, top_k: int | None) -> dict[str, Any]:
+        writers.append(threading.current_thread())
+        return to_dict(self, top_k)
+
+    monkeypatch.setattr(Answer, "to_dict", shown)
+    assert served.client.post("/v1/predict/batch", files=files(RED, GREEN)).json()["answered"] == 2
+    assert len(writers) == 2 and served._thread not in writers
+
+
 def test_a_request_that_is_no_such_form_is_refused(served: Service) -> None:
     post = served.client.post
     is_problem(post("/v1/predict/batch", content=RED, headers={"Content-Type": "image/png"}), 415, "unsupported_type")
@@ -74,6 +92,21 @@ def test_limits_are_shown_and_kept(settings: Settings, serve: Callable[[Settings
     assert [item.get("problem", {}).get("code") for item in items] == [None, "too_large", None]
     assert items[1]["problem"]["limit"] == 40_000
     is_problem(post("/v1/predict/batch", files=files(*[RED + b"\0" * 80_000] * 3)), 413, "too_large")
+
+
+def test_a_disk_that_is_full_of_forms_is_one_to_come_back_to(served: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(tempfile.SpooledTemporaryFile, "rollover", full)
+    response = served.client.post("/v1/predict/batch", files=files(RED, RED + bytes(2**21)))
+    assert "Received: a full one" in is_problem(response, 503, "unavailable")["detail"] and response.headers["retry-after"]
+
+
+@pytest.mark.parametrize("name", ["compose.yaml", "docker/compose.scale.yaml"])
+def test_the_disk_of_a_container_holds_every_form_that_finds_room(name: str) -> None:
+    (size,) = re.findall(r'tmpfs: \["/tmp:size=(\d+)m,', (ROOT / name).read_text())
+    assert int(size) * 2**20 > Settings.model_fields["max_predictions_bytes"].default
 
 
 @pytest.mark.parametrize("name", ["../../x", "/etc/passwd", "a\u202eb.png", "\U0001f408.png", 'a"b\\c', "x" * 1000, "CON", "%2e%2e"])

@@ -1,6 +1,8 @@
 """service/decoding.py: pixels or a clear refusal, whatever the bytes; a hostile file costs only itself."""
 
 import asyncio
+import errno
+import gc
 import subprocess
 import sys
 from collections.abc import Callable, Coroutine
@@ -11,6 +13,7 @@ import numpy as np
 import psutil
 import pytest
 
+from catdog import process
 from catdog.errors import BadImage, TooLarge, UnsupportedType
 from catdog.images import Preprocess, decode
 from catdog.settings import Settings
@@ -29,7 +32,8 @@ def with_decoders(work: Callable[[Decoders], Coroutine[Any, Any, Any]], **settin
         decoders = Decoders(Settings.load(**({"decoders": 1} | settings)))
         decoders.start()
         try:
-            return await work(decoders)
+            async with asyncio.timeout(60):
+                return await work(decoders)
         finally:
             decoders.close()
 
@@ -38,6 +42,11 @@ def with_decoders(work: Callable[[Decoders], Coroutine[Any, Any, Any]], **settin
 
 def decoder_processes() -> list[psutil.Process]:
     return [child for child in psutil.Process().children() if "decoder" in " ".join(child.cmdline())]
+
+
+def open_descriptors() -> int:
+    gc.collect()
+    return psutil.Process().num_fds()
 
 
 @pytest.fixture
@@ -133,12 +142,61 @@ def test_decoders_come_back_after_they_were_killed_while_idle() -> None:
     async def work(decoders: Decoders) -> Any:
         await decoders.decode(picture(), PREPROCESS)
         killed = decoder_processes()
-        for process in killed:
-            process.kill()
-        wait_for(lambda: all(process.status() == psutil.STATUS_ZOMBIE for process in killed), what="their death")
+        for victim in killed:
+            victim.kill()
+        wait_for(lambda: all(victim.status() == psutil.STATUS_ZOMBIE for victim in killed), what="their death")
         return [await decoders.decode(picture(), PREPROCESS) for _ in range(3)]
 
     assert len(with_decoders(work, decoders=2)) == 3
+
+
+@pytest.mark.parametrize("lacking", ["socket.socketpair", "os.memfd_create", "mmap.mmap", "catdog.process.start"])
+def test_decoders_come_back_after_a_time_when_none_could_be_started(lacking: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decoding, "PAUSE_SECONDS", 0.01)
+    tried = []
+
+    def lack(*_: Any, **__: Any) -> None:
+        tried.append(lacking)
+        raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    async def work(decoders: Decoders) -> Any:
+        await decoders.decode(picture(), PREPROCESS)
+        descriptors = open_descriptors()
+        with monkeypatch.context() as scarce:
+            scarce.setattr(lacking, lack)
+            for victim in decoder_processes():
+                victim.kill()
+            while len(tried) < 3:
+                await asyncio.sleep(0.01)
+            assert decoders.count == 0
+        pixels = await decoders.decode(picture(), PREPROCESS)
+        assert open_descriptors() == descriptors and decoders.count == 1
+        return pixels
+
+    assert with_decoders(work).shape == (32, 32, 3)
+
+
+def test_a_decoder_that_dies_before_it_is_up_is_started_again_after_a_pause(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture,
+) -> None:
+    started, start = [], process.start
+
+    def counted(*words: Any, **more: Any) -> Any:
+        started.append(start(*words, **more))
+        return started[-1]
+
+    monkeypatch.setattr(process, "start", counted)
+
+    async def work(decoders: Decoders) -> Any:
+        while "decoder_does_not_start" not in caplog.text:
+            await asyncio.sleep(0.01)
+        assert len(started) == 1 and decoders.count == 0, "nothing is tried while the pause lasts"
+        monkeypatch.setattr(decoding, "COMMAND", whole)
+        return await decoders.decode(picture(), PREPROCESS)
+
+    whole = decoding.COMMAND
+    monkeypatch.setattr(decoding, "COMMAND", (sys.executable, "-c", ""))
+    assert with_decoders(work).shape == (32, 32, 3) and len(started) == 2 and started[0].poll() is not None
 
 
 def test_decoders_import_little() -> None:

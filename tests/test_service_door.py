@@ -77,6 +77,7 @@ def test_a_token_is_needed_where_one_is_set(settings: Settings, serve: Callable[
     ("/v1/predict", "image/png", "image"), ("/v1/datasets", "application/zip", "archive"),
     ("/v1/predict/batch", "multipart/form-data; boundary=x", "batch"), ("/v2/models/champion/infer", "application/json", "tensors"),
     ("/v2/models/champion/infer", "application/json\r\nInference-Header-Content-Length: 9", "binary tensors"),
+    ("/v2/models/champion/infer", "image/png\r\nInference-Header-Content-Length: 0", "one picture"),
     ("/v2/repository/index", "application/json", "json"),
 ])
 def test_a_body_that_says_it_is_too_long_is_refused_before_it_is_sent(shared_service: Service, path: str, kind: str, limit: str) -> None:
@@ -84,7 +85,7 @@ def test_a_body_that_says_it_is_too_long_is_refused_before_it_is_sent(shared_ser
     limits = {
         "json": settings.max_json_bytes, "image": settings.max_image_bytes + MULTIPART_BYTES, "archive": settings.max_archive_bytes,
         "batch": settings.max_batch_bytes + MULTIPART_BYTES, "tensors": MAX_TENSOR_JSON_BYTES,
-        "binary tensors": settings.max_batch_bytes + MAX_TENSOR_JSON_BYTES,
+        "one picture": settings.max_image_bytes, "binary tensors": settings.max_batch_bytes + MAX_TENSOR_JSON_BYTES,
     }
     head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: {kind}\r\nContent-Length: {limits[limit] + 1}\r\n\r\n"
     answer = converse(shared_service, head.encode())

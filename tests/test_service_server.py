@@ -128,6 +128,9 @@ def test_health_tells_ready_degraded_and_broken_apart(service: Service) -> None:
     assert set(broken["broken"]) == {"runs"} and str(service.settings.root) not in json.dumps(broken)
     service.settings.runs.mkdir()
     assert get("/health/ready").status_code == 200
+    living, service.parts.decoders._living = service.parts.decoders._living, set()
+    assert set(is_problem(get("/health/ready"), 503, "unavailable")["broken"]) == {"decoders"}
+    service.parts.decoders._living = living
 
 
 def test_an_alias_without_any_model_that_loads_is_not_ready(service: Service) -> None:

@@ -3,6 +3,9 @@
 import base64
 import json
 import struct
+import subprocess
+import sys
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,7 +16,9 @@ from tritonclient import http as triton
 from tritonclient.utils import InferenceServerException
 
 from catdog.images import Preprocess, decode
+from service import tensors
 from service.door import MAX_TENSOR_JSON_BYTES
+from service.routes import v2
 from tests.serving import SIZE, Service, is_problem, picture, publish
 
 pytest_plugins = ("tests.service_fixtures",)
@@ -170,6 +175,7 @@ WRONG: dict[str, Any] = {
     "another side": pixels(shape=[1, 8, 8, 3]),
     "floats": pixels(datatype="FP32"),
     "an unknown output": image() | {"outputs": [{"name": "logits"}]},
+    "an output twice": image() | {"outputs": [{"name": "probabilities"}, {"name": "label"}, {"name": "probabilities"}]},
     "classes of something else": image() | {"outputs": [{"name": "label", "parameters": {"classification": 1}}]},
     "no classes": image() | {"outputs": [{"name": "probabilities", "parameters": {"classification": 0}}]},
     "classes of another kind": image() | {"outputs": [{"name": "probabilities", "parameters": {"classification": "2"}}]},
@@ -220,6 +226,47 @@ def test_limits_hold_before_anything_is_read(served: Service) -> None:
     large = b" " * (MAX_TENSOR_JSON_BYTES + 1)
     refused(post(INFER, content=large), 413, "too_large")
     refused(post(INFER, content=large, headers={LENGTH: str(len(large))}), 413, "too_large")
+
+
+GROWTH = """
+import re, sys
+from service.tensors import read, weight
+
+def peak():
+    return 1024 * int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1])
+
+part = sys.argv[1].encode()
+head = b'{"inputs": [{"name": "pixels", "datatype": "UINT8", "shape": [1], "data": ['
+body = bytearray(head + (part * (2**21 // len(part)))[:-1] + b"]}]}")
+before = peak()
+read(body, None)
+print((peak() - before) / weight(body, None))
+"""
+
+
+@pytest.mark.parametrize("part", ["[],", "[0],", '{"":0},', '"ab",', "0.1,"])
+def test_json_takes_no_more_memory_than_is_counted(part: str) -> None:
+    share = float(subprocess.run([sys.executable, "-c", GROWTH, part], capture_output=True, text=True, check=True).stdout)
+    assert 0.3 < share < 1.05
+
+
+def test_json_that_becomes_large_finds_no_room(served: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(served.parts.admission, "_room", 2**20)
+    refused(served.client.post(INFER, json=image(data=[[]] * 5000)), 503, "unavailable")
+    refused(served.client.post(INFER, json=image(data=["A" * 20_000])), 415, "unsupported_type")
+    assert served.parts.admission._held == 0
+
+
+def test_the_event_loop_is_left_alone_while_an_answer_is_written(served: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    writers = []
+
+    def write(*given: Any) -> Any:
+        writers.append(threading.current_thread())
+        return tensors.write(*given)
+
+    monkeypatch.setattr(v2, "write", write)
+    assert served.client.post(INFER, json=image()).status_code == 200
+    assert len(writers) == 1 and writers[0] is not served._thread
 
 
 def test_every_wrong_address_says_so_in_the_protocol_s_words(served: Service) -> None:

@@ -1,5 +1,6 @@
 """POST /v1/predict/batch: many pictures in one form, an answer or a problem for each."""
 
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
@@ -7,14 +8,18 @@ from typing import Any
 
 from fastapi import APIRouter, Request
 from fastapi.exceptions import RequestValidationError
+from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse
+from starlette.types import Scope
 
 from catdog.errors import CatdogError, TooLarge, UnsupportedType
 from catdog.settings import Settings
 from service import problems
-from service.answers import ask_each, described, served_by
+from service.answers import Answer, ask_each, described, served_by
 from service.door import media_type
+from service.metrics import RECEIVE
 from service.parts import AllParts
 from service.routes.predict import ModelName, TopK
 from service.watching import leaving
@@ -34,24 +39,31 @@ _BODY = {"requestBody": {"required": True, "content": {"multipart/form-data": _F
 
 
 @router.post("/batch", openapi_extra=_BODY)
-async def predict_batch(request: Request, parts: AllParts, model: ModelName = None, top_k: TopK = None) -> dict[str, Any]:
+async def predict_batch(request: Request, parts: AllParts, model: ModelName = None, top_k: TopK = None) -> JSONResponse:
     """Send many pictures, each as a field `files` of one form. Answered in their order by one version; one bad file costs only itself."""
     parts.admission.check()
     served = await served_by(parts, model)
-    async with _form(request, limit=parts.settings.max_batch_files) as form:
-        files = _files(form)
-        # A byte more than a picture may have is enough to see that it is too large.
-        pictures = [partial(file.read, parts.settings.max_image_bytes + 1) for file in files]
-        async with leaving(request):
-            answers = await ask_each(parts, served, pictures)
+    with parts.admission.room(request.state.body_bytes):
+        async with _form(request, limit=parts.settings.max_batch_files) as form:
+            files = _files(form)
+            # A byte more than a picture may have is enough to see that it is too large.
+            pictures = [partial(file.read, parts.settings.max_image_bytes + 1) for file in files]
+            async with leaving(request):
+                answers = await ask_each(parts, served, pictures)
+    return await run_in_threadpool(_said, files, answers, described(served, model), scope=request.scope, top_k=top_k)
+
+
+def _said(
+    files: list[UploadFile], answers: list[Answer | CatdogError], model: dict[str, Any], *, scope: Scope, top_k: int | None,
+) -> JSONResponse:
     items = [
         {"name": (file.filename or "")[:MAX_NAME_LENGTH]} | (
-            {"problem": problems.of(answer).body(request.scope)} if isinstance(answer, CatdogError) else answer.to_dict(top_k)
+            {"problem": problems.of(answer).body(scope)} if isinstance(answer, CatdogError) else answer.to_dict(top_k)
         )
         for file, answer in zip(files, answers, strict=True)
     ]
     refused = sum("problem" in item for item in items)
-    return {"items": items, "answered": len(items) - refused, "refused": refused, "model": described(served, model)}
+    return JSONResponse({"items": items, "answered": len(items) - refused, "refused": refused, "model": model})
 
 
 @asynccontextmanager
@@ -68,12 +80,14 @@ async def _form(request: Request, *, limit: int) -> AsyncIterator[FormData]:
             f"Expected multipart/form-data. Received: {kind or 'no content type'}.",
             remedy="Send them as `curl -F files=@a.jpg -F files=@b.jpg`.",
         )
+    began = time.perf_counter()
     try:
         form = await request.form(max_files=limit, max_fields=0)
     except HTTPException as error:
         if error.detail.startswith("Too many files"):
             raise TooLarge(f"Expected at most {limit} files in one request. Received: more.", limit=limit) from error
         raise
+    RECEIVE.observe(time.perf_counter() - began)
     try:
         yield form
     finally:

@@ -28,7 +28,7 @@ async def live() -> dict[str, str]:
 
 @router.get("/ready")
 async def ready(request: Request, parts: AllParts) -> JSONResponse:
-    """Ready: database and folders answer, and every alias is served by the model it points to.
+    """Ready: database and folders answer, pictures can be decoded, and every alias is served by the model it points to.
 
     Degraded (also 200): something is missing that the service can do without for now; `degraded` names it.
     """
@@ -58,9 +58,13 @@ def _look(parts: Parts) -> tuple[dict[str, str], dict[str, str]]:
         log.warning("event=database_broken error=%r", error)
         broken["database"] = error.message if isinstance(error, CatdogError) else "the job record cannot be read"
         aliases = {}
-    for name, folder in (("datasets", settings.datasets), ("runs", settings.runs), ("models", settings.models)):
-        if not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
-            broken[name] = f"the folder of the {name} cannot be written"
+    broken |= {
+        name: f"the folder of the {name} cannot be written"
+        for name, folder in (("datasets", settings.datasets), ("runs", settings.runs), ("models", settings.models))
+        if not os.access(folder, os.R_OK | os.W_OK | os.X_OK)
+    }
+    if not parts.decoders.count:
+        broken["decoders"] = "no process that decodes pictures can be started"
     serving, failures = parts.predictors.serving(), parts.predictors.failures()
     for alias, version in aliases.items():
         if alias not in serving:

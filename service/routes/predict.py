@@ -45,11 +45,12 @@ async def predict(
     """
     parts.admission.check()
     served = await served_by(parts, model)
-    began = time.perf_counter()
-    data = await _picture(request)
-    RECEIVE.observe(time.perf_counter() - began)
-    async with leaving(request):
-        answer = await ask(parts, served, data, explain=explain is not None)
+    with parts.admission.room(request.state.body_bytes):
+        began = time.perf_counter()
+        data = await _picture(request)
+        RECEIVE.observe(time.perf_counter() - began)
+        async with leaving(request):
+            answer = await ask(parts, served, data, explain=explain is not None)
     said = answer.to_dict(top_k) | {"model": described(served, model)}
     if explain is not None:
         said |= await run_in_threadpool(_explanation, answer, explain)

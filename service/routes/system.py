@@ -31,6 +31,7 @@ def system(parts: AllParts) -> dict[str, Any]:
         "formats": {"pictures": list(FORMATS), "archives": ["zip"]},
         "limits": {
             "predictions": settings.max_predictions,
+            "predictions_bytes": settings.max_predictions_bytes,
             "predict_seconds": settings.predict_seconds,
             "image_bytes": settings.max_image_bytes,
             "image_pixels": MAX_PIXELS,

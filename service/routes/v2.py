@@ -4,7 +4,8 @@ A model is an alias, and its versions are those that the alias has meant; the nu
 version alone. (https://github.com/kserve/open-inference-protocol, with Triton's extensions of binary tensors and classification)
 """
 
-import asyncio
+import time
+from collections.abc import Iterable
 from functools import partial
 from typing import Annotated, Any
 
@@ -18,11 +19,12 @@ from catdog import __version__
 from catdog.errors import BadInput, CatdogError, NotFound, UnsupportedType
 from catdog.inference import Prediction
 from catdog.registry import Registry
-from service.answers import Answer, ask_each, served_by
+from service.answers import Answer, Picture, ask_each, served_by
+from service.metrics import RECEIVE
 from service.parts import AllParts, Parts
 from service.predictors import Served
 from service.routes import health
-from service.tensors import IMAGE, PIXELS, Inference, Tensor, Values, Wanted, count_of, pictures_of, pixels_of, read, write
+from service.tensors import IMAGE, PIXELS, Inference, Tensor, Values, Wanted, count_of, pictures_of, pixels_of, read, weight, write
 from service.watching import leaving
 
 router = APIRouter(prefix="/v2", tags=["open inference protocol"])
@@ -154,18 +156,24 @@ async def _infer(request: Request, parts: Parts, name: str, version: int | None,
         raise UnsupportedType(f"Expected an uncompressed body. Received: {encoding[:50]}.", remedy="Send it without Content-Encoding.")
     parts.admission.check()
     served = await _model(parts, name, version)
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-    inference, binary = await run_in_threadpool(read, memoryview(body), header_length)
+    with parts.admission.room(request.state.body_bytes):
+        began, body = time.perf_counter(), bytearray()
+        async for chunk in request.stream():
+            body += chunk
+        RECEIVE.observe(time.perf_counter() - began)
+        with parts.admission.room(weight(body, header_length)):
+            return await _answered(request, parts, served, name, body, header_length)
+
+
+async def _answered(request: Request, parts: Parts, served: Served, name: str, body: bytearray, header_length: int | None) -> Response:
+    inference, binary = await run_in_threadpool(read, body, header_length)
     wanted = _wanted(inference)
     async with leaving(request):
         predictions = await _predictions(parts, served, inference.input, binary)
-    shown = [prediction.to_dict() for prediction in predictions]
-    by_default = inference.parameters.get("binary_data_output") is True
-    outputs = {one.name: _values(one, shown, is_binary=one.parameters.get("binary_data", by_default) is True) for one in wanted}
     head = {"model_name": name, "model_version": str(served.model.version), "parameters": {"digest": served.model.digest}}
-    content, json_bytes = write(head | ({"id": inference.id} if inference.id else {}), outputs)
+    head |= {"id": inference.id} if inference.id else {}
+    is_binary = inference.parameters.get("binary_data_output") is True
+    content, json_bytes = await run_in_threadpool(_written, head, wanted, predictions, by_default=is_binary)
     if json_bytes is None:
         return Response(content, media_type="application/json")
     return Response(content, media_type="application/octet-stream", headers={HEADER_LENGTH: str(json_bytes)})
@@ -175,9 +183,12 @@ def _wanted(inference: Inference) -> list[Wanted]:
     """The outputs that are asked for, or all.
 
     Raises:
-        BadInput: an unknown one, or a classification of something else than probabilities.
+        BadInput: an unknown one, one twice, or a classification of something else than probabilities.
     """
     wanted = inference.outputs or [Wanted(name=name) for name in OUTPUTS]
+    names = [one.name for one in wanted]
+    if len({*names}) < len(names):
+        raise BadInput(f"Expected each output once. Received: {', '.join(names)}.")
     for one in wanted:
         count = one.parameters.get("classification")
         if one.name not in OUTPUTS:
@@ -189,15 +200,14 @@ def _wanted(inference: Inference) -> list[Wanted]:
 
 async def _predictions(parts: Parts, served: Served, tensor: Tensor, binary: memoryview | None) -> list[Prediction]:
     count_of(tensor, limit=parts.settings.max_batch_files)
+    pictures: Iterable[Picture]
     if tensor.name == PIXELS:
-        side = served.predictor.preprocess.image_size
-        pixels = await run_in_threadpool(pixels_of, tensor, binary, image_size=side)
-        async with parts.admission.place():
-            return await asyncio.wrap_future(parts.predictors.infer(served, pixels, alone=parts.admission.is_alone))
-    if tensor.name != IMAGE:
+        pictures = await run_in_threadpool(pixels_of, tensor, binary, image_size=served.predictor.preprocess.image_size)
+    elif tensor.name == IMAGE:
+        pictures = await run_in_threadpool(pictures_of, tensor, binary)
+    else:
         raise BadInput(f"Expected an input called {IMAGE} or {PIXELS}. Received: {tensor.name}.")
-    pictures = await run_in_threadpool(pictures_of, tensor, binary)
-    answers = await ask_each(parts, served, [partial(_copied, picture) for picture in pictures])
+    answers = await ask_each(parts, served, [partial(_read, picture) for picture in pictures])
     for number, answer in enumerate(answers):
         if isinstance(answer, CatdogError):
             answer.message = f"Picture {number}: {answer.message}"
@@ -205,8 +215,16 @@ async def _predictions(parts: Parts, served: Served, tensor: Tensor, binary: mem
     return [answer.prediction for answer in answers if isinstance(answer, Answer)]
 
 
-async def _copied(picture: bytes | memoryview) -> bytes:
-    return bytes(picture)
+async def _read(picture: Picture) -> Picture:
+    return picture
+
+
+def _written(
+    head: dict[str, Any], wanted: list[Wanted], predictions: list[Prediction], *, by_default: bool,
+) -> tuple[bytes, int | None]:
+    """The answer as `write` makes it; `by_default`: outputs that do not say otherwise are binary."""
+    shown = [prediction.to_dict() for prediction in predictions]
+    return write(head, {one.name: _values(one, shown, is_binary=one.parameters.get("binary_data", by_default) is True) for one in wanted})
 
 
 def _values(wanted: Wanted, shown: list[dict[str, Any]], *, is_binary: bool) -> Values:

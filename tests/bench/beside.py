@@ -1,10 +1,12 @@
-"""How soon the service is ready and what it takes; how long a prediction takes while a job trains beside it.
+"""How soon the service is ready and what it takes; how long its health takes under load, and a prediction while a job trains beside it.
 
     python -m tests.bench.beside ready --data FOLDER [--work FOLDER] [--repeats 5]
+    python -m tests.bench.beside health --data FOLDER [--work FOLDER] [--seconds 60]
     python -m tests.bench.beside training --data FOLDER [--seconds 60]
 
-`ready` starts the service with the default network, again and again, and asks until it is ready. `training` starts the whole of catdog
-(`catdog up`), trains the default network, asks it through one connection, then lets a job train all of that network and asks again.
+`ready` starts the service with the default network, again and again, and asks until it is ready. `health` asks whether it is
+ready, again and again, while 16 connections ask for predictions. `training` starts the whole of catdog (`catdog up`), trains the default
+network, asks it through one connection, then lets a job train all of that network and asks again.
 """
 
 import argparse
@@ -13,6 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from statistics import median
 
@@ -20,12 +23,13 @@ import httpx
 import psutil
 from rich.console import Console
 
-from tests.bench.answering import load
+from tests.bench.answering import CONTENDERS, load, running
 from tests.bench.serving import Bench
 from tests.living import LiveStack
 
-READY_SECONDS, READY_MB, TIMES = 1.5, 250, 2.0
-"""Our marks: until ready, resident memory of the service's process, and p95 beside training against idle (issue: serving)."""
+READY_SECONDS, READY_MB, TIMES, HEALTH_MS = 1.5, 250, 2.0, 100
+"""Our marks: until ready, resident memory of the service's process, p95 beside training against idle, and the slowest answer of
+/health/ready under load (issue: serving)."""
 LONG_JOB = {"trainable": "all", "epochs": 1000, "patience": 1000, "doctor": "off", "publish": {"promote": "never"}}
 
 
@@ -66,6 +70,26 @@ def _is_ready(announcement: Path) -> bool:
         return False
 
 
+def health(bench: Bench, console: Console, *, seconds: float) -> None:
+    """Ask for predictions through 16 connections, and all the while whether the service is ready."""
+    package, photos = bench.package("lite0"), bench.photos("web")
+    ours = CONTENDERS[0]
+    where = {"network": package, "data": bench.work / "lite0" / "served", "log": bench.work / "servers.log", "photo": photos[0]}
+    milliseconds = []
+    with running(ours, workers=1, **where) as server, ThreadPoolExecutor(1) as clients:
+        loading = clients.submit(load, server.url, photos, connections=16, seconds=seconds)
+        with httpx.Client(base_url=server.url.removesuffix(ours.path), trust_env=False) as client:
+            while not loading.done():
+                began = time.perf_counter()
+                client.get("/health/ready").raise_for_status()
+                milliseconds.append(1000 * (time.perf_counter() - began))
+                time.sleep(0.05)
+    console.print(
+        f"{len(milliseconds)} times /health/ready beside {loading.result()['requests_per_second']:.1f} predictions/s: "
+        f"{median(milliseconds):.1f} ms, {max(milliseconds):.1f} at the slowest (the mark is {HEALTH_MS})", highlight=False,
+    )
+
+
 def training(data: Path, photos: Sequence[Path], console: Console, *, seconds: float) -> None:
     """One client, first alone with the service, then beside a job."""
     with tempfile.TemporaryDirectory() as scratch, LiveStack(Path(scratch)) as stack:
@@ -92,7 +116,7 @@ def training(data: Path, photos: Sequence[Path], console: Console, *, seconds: f
 def main(words: Sequence[str] | None = None) -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("ready", "training"))
+    parser.add_argument("what", choices=("ready", "health", "training"))
     parser.add_argument("--data", type=Path, required=True, help="a folder of photographs, labelled as `catdog data import` reads it")
     parser.add_argument("--work", type=Path, default=Path(".venv/serving"))
     parser.add_argument("--seconds", type=float, default=60)
@@ -101,6 +125,8 @@ def main(words: Sequence[str] | None = None) -> None:
     bench, console = Bench(asked.work, asked.data, seconds=asked.seconds, workers=[1]), Console()
     if asked.what == "ready":
         ready(bench, console, repeats=asked.repeats)
+    elif asked.what == "health":
+        health(bench, console, seconds=asked.seconds)
     else:
         training(asked.data, bench.photos("web"), console, seconds=asked.seconds)
 
