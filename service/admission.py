@@ -2,11 +2,15 @@
 
 import asyncio
 import errno
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 
-from catdog.errors import Unavailable
-from service.metrics import INSIDE, REFUSED
+from catdog.errors import TooLarge, Unavailable
+from service.metrics import INSIDE, RECEIVE, REFUSED
+
+RECEIVE_SECONDS = 60.0
+"""So long may a body take that room is held for: who sends nothing must not keep others out. (20 MiB at 3 Mbit/s.)"""
 
 
 class Admission:
@@ -40,8 +44,12 @@ class Admission:
         """Room for `size` bytes, from before they are received until they are answered.
 
         Raises:
+            TooLarge: it is more than there is in all.
             Unavailable: others take too much of it, or the disk that forms are received on is full.
         """
+        if size > self._room:
+            raise TooLarge(f"Expected a request that takes at most {self._room} bytes, JSON as large as it becomes. Received: {size}.",
+                           limit=self._room)
         if self._held + size > self._room:
             REFUSED.labels("full").inc()
             raise Unavailable(f"Expected requests under way that take at most {self._room} bytes together. Received: {size} more.")
@@ -51,9 +59,26 @@ class Admission:
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise
+            REFUSED.labels("disk").inc()
             raise Unavailable("Expected space on the disk that forms are received on (TMPDIR). Received: a full one.") from error
         finally:
             self._held -= size
+
+    @asynccontextmanager
+    async def receiving(self) -> AsyncIterator[None]:
+        """While a body comes.
+
+        Raises:
+            Unavailable: it takes longer than RECEIVE_SECONDS.
+        """
+        began = time.perf_counter()
+        try:
+            async with asyncio.timeout(RECEIVE_SECONDS):
+                yield
+        except TimeoutError as error:
+            REFUSED.labels("slow").inc()
+            raise Unavailable(f"Expected the whole body within {RECEIVE_SECONDS:g} seconds. Received: a part of it.") from error
+        RECEIVE.observe(time.perf_counter() - began)
 
     @asynccontextmanager
     async def place(self) -> AsyncIterator[None]:

@@ -46,6 +46,7 @@ class Decoders:
         self._settings = settings
         self._living: set[_Decoder] = set()
         self._idle: asyncio.Queue[_Decoder] = asyncio.Queue()
+        self._fails = False  # the last thing heard of any was that it does not start
         self._closing = False
 
     def start(self) -> None:
@@ -57,9 +58,9 @@ class Decoders:
             self._begin()
 
     @property
-    def count(self) -> int:
-        """How many processes there are, at work or on their way to it."""
-        return len(self._living)
+    def is_able(self) -> bool:
+        """Whether a process is there that decodes, or nothing yet against one that has been started."""
+        return not self._fails or any(decoder.was_up for decoder in self._living)
 
     def close(self) -> None:
         """End the processes."""
@@ -85,13 +86,18 @@ class Decoders:
         if self._closing:
             return
         try:
-            self._living.add(_Decoder(self._settings, self._idle.put_nowait, self._died))
+            self._living.add(_Decoder(self._settings, self._free, self._died))
         except OSError as error:  # no process, descriptor or memory is to be had at this moment
             self._begin_later(repr(error))
 
     def _begin_later(self, reason: str) -> None:
+        self._fails = True
         log.error("event=decoder_does_not_start reason=%s", reason)
         asyncio.get_running_loop().call_later(PAUSE_SECONDS, self._begin)
+
+    def _free(self, decoder: "_Decoder") -> None:
+        self._fails = False
+        self._idle.put_nowait(decoder)
 
     def _died(self, decoder: "_Decoder") -> None:
         self._living.discard(decoder)

@@ -1,5 +1,5 @@
-"""file_in: the file that a form brings, cut out of its bytes. All in memory, where a picture's bytes must be anyway: Starlette's own
-forms keep what has more than a megabyte on disk, and every photograph of a telephone has."""
+"""file_in: the file that a form brings. It stays in memory, where a picture's bytes must be anyway: Starlette's own forms keep what has
+more than a megabyte on disk, and every photograph of a telephone has."""
 
 from dataclasses import dataclass, field
 
@@ -7,6 +7,7 @@ from fastapi.exceptions import RequestValidationError
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.exceptions import HTTPException
+from starlette.requests import Request
 
 MAX_PARTS = 5
 
@@ -24,6 +25,9 @@ class _Part:
 
 class _Parts(list[_Part]):
     """What the parser finds."""
+
+    is_whole = False
+    """Whether the last boundary has come."""
 
     def __init__(self) -> None:
         self._name, self._value = bytearray(), bytearray()
@@ -47,23 +51,29 @@ class _Parts(list[_Part]):
     def on_part_data(self, data: bytes, start: int, end: int) -> None:
         self[-1].content.append(memoryview(data)[start:end])
 
+    def on_end(self) -> None:
+        self.is_whole = True
 
-def file_in(form: bytes, content_type: str, *, name: str) -> bytes:
-    """The content of the file in the field `name` of a multipart/form-data body.
+
+async def file_in(request: Request, *, name: str) -> bytes:
+    """The content of the file in the field `name` of a multipart/form-data body, of which each piece is looked through as it comes.
 
     Raises:
-        HTTPException: 400, it is no such body.
+        HTTPException: 400, it is no such body, or not a whole one.
         RequestValidationError: it has no file in that field.
     """
     parts = _Parts()
     try:
-        boundary = parse_options_header(content_type)[1].get(b"boundary", b"")
+        boundary = parse_options_header(request.headers["content-type"])[1].get(b"boundary", b"")
         parser = MultipartParser(boundary, {
-            "on_part_begin": parts.on_part_begin, "on_part_data": parts.on_part_data,
+            "on_part_begin": parts.on_part_begin, "on_part_data": parts.on_part_data, "on_end": parts.on_end,
             "on_header_field": parts.on_header_field, "on_header_value": parts.on_header_value, "on_header_end": parts.on_header_end,
         })
-        parser.write(form)
+        async for piece in request.stream():
+            parser.write(piece)
         parser.finalize()
+        if not parts.is_whole:
+            raise FormParserError("it ends before its last boundary")
     except FormParserError as error:
         raise HTTPException(400, f"Expected a form as RFC 7578 has it. Received: one in which this is wrong: {error}.") from error
     files = [part for part in parts if part.option(b"filename") is not None]

@@ -16,5 +16,6 @@ INFER = _STAGES.labels("infer")
 
 INSIDE = Gauge("catdog_predict_inside", "Pictures that are admitted and not yet answered.")
 REFUSED = Counter("catdog_predict_refused_total", "Pictures and requests that were not answered.", ["reason"])
-"""By reason: full (a request that is not listened to, or one picture of several), deadline (a picture), client_left (a request)."""
+"""By reason: full (a request that is not listened to, or one picture of several), slow (a body that does not come in time), disk (none
+is left for a form), deadline (a picture), client_left (a request)."""
 REQUESTS = Histogram("catdog_http_request_seconds", "Seconds until the answer is sent.", ["method", "route", "status"], buckets=_SECONDS)

@@ -180,6 +180,10 @@ class Predictors:
 
     def _load(self, model: Model, *, keep: bool) -> Served:
         try:
+            with self._changing:
+                served = self._loaded(model.version)  # an alias may have come to mean it since this load was asked for
+            if served is not None:
+                return served
             served = self._open(model)
             with self._changing:
                 if keep:

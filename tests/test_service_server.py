@@ -19,6 +19,7 @@ from sqlalchemy import make_url
 from catdog.errors import BadSettings
 from catdog.jobs import JobState
 from catdog.settings import Settings
+from service import decoding
 from service.door import address
 from service.server import listen
 from tests.postgres import Postgres
@@ -128,9 +129,21 @@ def test_health_tells_ready_degraded_and_broken_apart(service: Service) -> None:
     assert set(broken["broken"]) == {"runs"} and str(service.settings.root) not in json.dumps(broken)
     service.settings.runs.mkdir()
     assert get("/health/ready").status_code == 200
-    living, service.parts.decoders._living = service.parts.decoders._living, set()
-    assert set(is_problem(get("/health/ready"), 503, "unavailable")["broken"]) == {"decoders"}
-    service.parts.decoders._living = living
+
+
+def test_a_service_whose_decoders_do_not_start_is_not_ready(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    def ready() -> bool:
+        return service.client.get("/health/ready").status_code == 200
+
+    assert ready()
+    with monkeypatch.context() as broken:
+        broken.setattr(decoding, "COMMAND", (sys.executable, "-c", ""))
+        for child in psutil.Process().children():
+            if "service.decoder" in child.cmdline():
+                child.kill()
+        wait_for(lambda: not ready(), what="the answer that it is broken")
+        assert set(is_problem(service.client.get("/health/ready"), 503, "unavailable")["broken"]) == {"decoders"}
+    wait_for(ready, what="decoders that start")
 
 
 def test_an_alias_without_any_model_that_loads_is_not_ready(service: Service) -> None:

@@ -252,7 +252,9 @@ def test_json_takes_no_more_memory_than_is_counted(part: str) -> None:
 
 def test_json_that_becomes_large_finds_no_room(served: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(served.parts.admission, "_room", 2**20)
-    refused(served.client.post(INFER, json=image(data=[[]] * 5000)), 503, "unavailable")
+    refused(served.client.post(INFER, json=image(data=[[]] * 5000)), 413, "too_large")
+    with served.parts.admission.room(900_000):
+        refused(served.client.post(INFER, json=image(data=[[]] * 2000)), 503, "unavailable")
     refused(served.client.post(INFER, json=image(data=["A" * 20_000])), 415, "unsupported_type")
     assert served.parts.admission._held == 0
 

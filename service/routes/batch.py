@@ -1,6 +1,5 @@
 """POST /v1/predict/batch: many pictures in one form, an answer or a problem for each."""
 
-import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
@@ -17,9 +16,9 @@ from starlette.types import Scope
 from catdog.errors import CatdogError, TooLarge, UnsupportedType
 from catdog.settings import Settings
 from service import problems
+from service.admission import Admission
 from service.answers import Answer, ask_each, described, served_by
 from service.door import media_type
-from service.metrics import RECEIVE
 from service.parts import AllParts
 from service.routes.predict import ModelName, TopK
 from service.watching import leaving
@@ -44,7 +43,7 @@ async def predict_batch(request: Request, parts: AllParts, model: ModelName = No
     parts.admission.check()
     served = await served_by(parts, model)
     with parts.admission.room(request.state.body_bytes):
-        async with _form(request, limit=parts.settings.max_batch_files) as form:
+        async with _form(request, parts.admission, limit=parts.settings.max_batch_files) as form:
             files = _files(form)
             # A byte more than a picture may have is enough to see that it is too large.
             pictures = [partial(file.read, parts.settings.max_image_bytes + 1) for file in files]
@@ -67,12 +66,13 @@ def _said(
 
 
 @asynccontextmanager
-async def _form(request: Request, *, limit: int) -> AsyncIterator[FormData]:
+async def _form(request: Request, admission: Admission, *, limit: int) -> AsyncIterator[FormData]:
     """The form, whose larger files lie on disk until it is closed.
 
     Raises:
         UnsupportedType: not a form.
         TooLarge: more than `limit` files.
+        Unavailable: as Admission.receiving.
     """
     kind = media_type(request.headers)
     if kind != "multipart/form-data":
@@ -80,14 +80,13 @@ async def _form(request: Request, *, limit: int) -> AsyncIterator[FormData]:
             f"Expected multipart/form-data. Received: {kind or 'no content type'}.",
             remedy="Send them as `curl -F files=@a.jpg -F files=@b.jpg`.",
         )
-    began = time.perf_counter()
     try:
-        form = await request.form(max_files=limit, max_fields=0)
+        async with admission.receiving():
+            form = await request.form(max_files=limit, max_fields=0)
     except HTTPException as error:
         if error.detail.startswith("Too many files"):
             raise TooLarge(f"Expected at most {limit} files in one request. Received: more.", limit=limit) from error
         raise
-    RECEIVE.observe(time.perf_counter() - began)
     try:
         yield form
     finally:

@@ -63,7 +63,7 @@ def _look(parts: Parts) -> tuple[dict[str, str], dict[str, str]]:
         for name, folder in (("datasets", settings.datasets), ("runs", settings.runs), ("models", settings.models))
         if not os.access(folder, os.R_OK | os.W_OK | os.X_OK)
     }
-    if not parts.decoders.count:
+    if not parts.decoders.is_able:
         broken["decoders"] = "no process that decodes pictures can be started"
     serving, failures = parts.predictors.serving(), parts.predictors.failures()
     for alias, version in aliases.items():

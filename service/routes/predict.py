@@ -1,6 +1,5 @@
 """POST /v1/predict: a picture in, an answer out."""
 
-import time
 from base64 import b64encode
 from typing import Annotated, Any, Literal
 
@@ -13,7 +12,6 @@ from catdog.explanation import overlay
 from service.answers import Answer, ask, described, served_by
 from service.door import media_type
 from service.forms import file_in
-from service.metrics import RECEIVE
 from service.parts import AllParts
 from service.predictors import DEFAULT_ALIAS
 from service.watching import leaving
@@ -46,9 +44,8 @@ async def predict(
     parts.admission.check()
     served = await served_by(parts, model)
     with parts.admission.room(request.state.body_bytes):
-        began = time.perf_counter()
-        data = await _picture(request)
-        RECEIVE.observe(time.perf_counter() - began)
+        async with parts.admission.receiving():
+            data = await _picture(request)
         async with leaving(request):
             answer = await ask(parts, served, data, explain=explain is not None)
     said = answer.to_dict(top_k) | {"model": described(served, model)}
@@ -74,7 +71,7 @@ async def _picture(request: Request) -> bytes:
     """
     kind = media_type(request.headers)
     if kind == "multipart/form-data":
-        return file_in(await request.body(), request.headers["content-type"], name="file")
+        return await file_in(request, name="file")
     if kind.startswith("image/") or kind == "application/octet-stream":
         return await request.body()
     raise UnsupportedType(

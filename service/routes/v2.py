@@ -4,7 +4,6 @@ A model is an alias, and its versions are those that the alias has meant; the nu
 version alone. (https://github.com/kserve/open-inference-protocol, with Triton's extensions of binary tensors and classification)
 """
 
-import time
 from collections.abc import Iterable
 from functools import partial
 from typing import Annotated, Any
@@ -20,7 +19,6 @@ from catdog.errors import BadInput, CatdogError, NotFound, UnsupportedType
 from catdog.inference import Prediction
 from catdog.registry import Registry
 from service.answers import Answer, Picture, ask_each, served_by
-from service.metrics import RECEIVE
 from service.parts import AllParts, Parts
 from service.predictors import Served
 from service.routes import health
@@ -157,10 +155,10 @@ async def _infer(request: Request, parts: Parts, name: str, version: int | None,
     parts.admission.check()
     served = await _model(parts, name, version)
     with parts.admission.room(request.state.body_bytes):
-        began, body = time.perf_counter(), bytearray()
-        async for chunk in request.stream():
-            body += chunk
-        RECEIVE.observe(time.perf_counter() - began)
+        body = bytearray()
+        async with parts.admission.receiving():
+            async for chunk in request.stream():
+                body += chunk
         with parts.admission.room(weight(body, header_length)):
             return await _answered(request, parts, served, name, body, header_length)
 
