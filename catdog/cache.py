@@ -30,7 +30,7 @@ from PIL import features
 
 from catdog.files import write_atomically
 
-FORMAT = 1
+FORMAT = 2
 """The number of this layout. Another one makes every key another."""
 
 Shape = tuple[int, int, int]

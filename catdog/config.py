@@ -1,4 +1,4 @@
-"""TrainConfig: what a run is. The same frozen value in the HTTP body, the job record, the run folder and the model package."""
+"""TrainConfig, RunConfig: what a run is. The same frozen value in the HTTP body, the job record, the run folder and the model package."""
 
 import re
 from pathlib import Path
@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from catdog import catalogue
 from catdog.errors import BadConfig
-from catdog.images import Geometry
+from catdog.images import MAX_IMAGE_SIZE, Geometry
 
 DATASET_ID = r"^ds_[0-9a-f]{32}$"
 BATCH_SIZE = 32
@@ -29,13 +29,55 @@ class Publish(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     alias: str = Field("champion", pattern=r"^[a-z][a-z0-9_-]{0,31}$", description="The alias that predictions ask for.")
-    promote: Literal["auto", "never"] = Field("auto", description="auto: the alias moves to the new model. never: it stays where it is.")
+    promote: Literal["auto", "never"] = Field(
+        "auto", description="auto: the alias moves to the new model, if that is no worse than the one before. never: it stays where it is.",
+    )
 
 
-class TrainConfig(BaseModel):
-    """What a run is. Defaults that depend on the network are filled in when it is read, so the record shows every value."""
+class RunConfig(BaseModel):
+    """What a run is told, whatever its kind: one frozen value in the HTTP body, the job record and the run folder."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @classmethod
+    def parse(cls, fields: Any) -> Self:
+        """Read a config from outside.
+
+        Raises:
+            BadConfig: the first field that is unknown, missing or out of range, or an unknown network.
+        """
+        try:
+            return cls.model_validate(fields)
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            field = ".".join(str(part) for part in first["loc"]) or "config"
+            raise BadConfig(f"{field}: {first['msg']}. Received: {str(first['input'])[:200]!r}.", field=field) from error
+
+    @classmethod
+    def read(cls, run_folder: Path) -> Self:
+        """Read `config.json` of a run folder.
+
+        Raises:
+            BadConfig: there is none, or it is not a config.
+        """
+        path = run_folder / "config.json"
+        try:
+            text = path.read_text()
+        except OSError as error:
+            raise BadConfig(f"Expected a run folder with a config.json. Received: {run_folder}.", field="config") from error
+        try:
+            return cls.model_validate_json(text)
+        except ValidationError as error:
+            raise BadConfig(f"config.json: {error.errors(include_url=False)[0]['msg']}.", field="config") from error
+
+    def write(self, run_folder: Path) -> None:
+        """Write `config.json` into a run folder, which is made if it is missing."""
+        run_folder.mkdir(parents=True, exist_ok=True)
+        (run_folder / "config.json").write_text(self.model_dump_json(indent=2) + "\n")
+
+
+class TrainConfig(RunConfig):
+    """What a run is. Defaults that depend on the network are filled in when it is read, so the record shows every value."""
 
     dataset: str = Field(pattern=DATASET_ID, description="The id of the data set to train on.")
     model: str = Field("efficientnet_lite0", description="The network, a name of the catalogue (`catdog models list`).")
@@ -53,7 +95,7 @@ class TrainConfig(BaseModel):
     )
     image_size: int = Field(
         default_factory=lambda data: catalogue.image_size(data.get("model")),
-        ge=16, le=1024,
+        ge=16, le=MAX_IMAGE_SIZE,
         description="Side of the square picture the network sees, in pixels. By default what the network was made for.",
     )
     geometry: Geometry = Field(
@@ -163,6 +205,15 @@ class TrainConfig(BaseModel):
         "backbone.aux*: the doctor does not accuse them.",
     )
     compile: bool = Field(False, description="Let torch.compile translate the network first: minutes at the start, quicker steps.")
+    quantise: Literal["auto", "never"] = Field(
+        "auto", description="auto: where the run computes on the CPU a network in 8-bit integers is made too, and served where it is "
+        "quicker and loses no more than half a point of val's accuracy, or one picture. never: the network is served as it was trained.",
+    )
+    target_precision: float = Field(
+        0.95, ge=0, lt=1,
+        description="Of the answers that the model gives, this share shall be right, by val: of a picture of which it is less sure it says "
+        "none of the labels. 0: it is always sure enough. Pictures unlike those of train get none in any case.",
+    )
     publish: Publish = Field(default_factory=Publish, description="What becomes of the model.")
 
     @field_validator("trainable")
@@ -240,39 +291,3 @@ class TrainConfig(BaseModel):
         ]
         merged = {name: value for name, value in fields.items() if name not in derived} | changes
         return TrainConfig.parse({name: value for name, value in merged.items() if value is not None})
-
-    @classmethod
-    def parse(cls, fields: Any) -> "TrainConfig":
-        """Read a config from outside.
-
-        Raises:
-            BadConfig: the first field that is unknown, missing or out of range, or an unknown network.
-        """
-        try:
-            return cls.model_validate(fields)
-        except ValidationError as error:
-            first = error.errors(include_url=False)[0]
-            field = ".".join(str(part) for part in first["loc"]) or "config"
-            raise BadConfig(f"{field}: {first['msg']}. Received: {str(first['input'])[:200]!r}.", field=field) from error
-
-    @classmethod
-    def read(cls, run_folder: Path) -> "TrainConfig":
-        """Read `config.json` of a run folder.
-
-        Raises:
-            BadConfig: there is none, or it is not a config.
-        """
-        path = run_folder / "config.json"
-        try:
-            text = path.read_text()
-        except OSError as error:
-            raise BadConfig(f"Expected a run folder with a config.json. Received: {run_folder}.", field="config") from error
-        try:
-            return cls.model_validate_json(text)
-        except ValidationError as error:
-            raise BadConfig(f"config.json: {error.errors(include_url=False)[0]['msg']}.", field="config") from error
-
-    def write(self, run_folder: Path) -> None:
-        """Write `config.json` into a run folder, which is made if it is missing."""
-        run_folder.mkdir(parents=True, exist_ok=True)
-        (run_folder / "config.json").write_text(self.model_dump_json(indent=2) + "\n")

@@ -1,4 +1,4 @@
-"""create_engine, migrate, reading, writing, alone, timestamp, SCHEMA, metadata, jobs, events, models, aliases: the job record's database.
+"""create_engine, migrate, reading, writing, alone, timestamp, SCHEMA, metadata and its tables: the job record's database.
 
 SQLite in one file on a local disk, or PostgreSQL for several hosts; every statement is right for both. A finished job never changes: a
 trigger refuses it, whatever code asks. Not protected: a SQLite file on a network folder, whose locks cannot be relied on.
@@ -7,15 +7,13 @@ trigger refuses it, whatever code asks. Not protected: a SQLite file on a networ
 import hashlib
 import json
 import sqlite3
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
-import psycopg
 import sqlalchemy
-from psycopg.pq import TransactionStatus
 from sqlalchemy import JSON, BigInteger, Boolean, Column, Connection, Double, Engine, ForeignKey, Index, Integer, MetaData, Table
 from sqlalchemy import event as hooks
 from sqlalchemy.exc import ArgumentError, DBAPIError, InternalError, OperationalError
@@ -23,6 +21,7 @@ from sqlalchemy.exc import TimeoutError as NoFreeConnection
 from sqlalchemy.pool import NullPool
 
 from catdog.errors import BadSettings, Unavailable
+from catdog.migrations import STEPS, Step
 
 BUSY_SECONDS = 5.0
 """How long a transaction waits for another one, or for the server, before it gives up with Unavailable."""
@@ -107,6 +106,16 @@ models = Table(
     Column("created", Text, nullable=False),
     sqlite_autoincrement=True,
 )
+comparisons = Table(
+    "comparisons", metadata,
+    Column("seq", _Number, primary_key=True),
+    Column("job_id", Text, ForeignKey("jobs.id"), nullable=False),
+    Column("challenger", _Number, ForeignKey("models.version"), nullable=False),
+    Column("champion", _Number, ForeignKey("models.version"), nullable=False),
+    Column("evidence", _Json, nullable=False),
+    Index("comparisons_by_versions", "challenger", "champion", "seq"),
+    sqlite_autoincrement=True,
+)
 # Append-only: the newest row of an alias is where it points, so that the alias and its history cannot disagree.
 aliases = Table(
     "aliases", metadata,
@@ -115,6 +124,8 @@ aliases = Table(
     Column("version", _Number, ForeignKey("models.version"), nullable=False),
     Column("reason", Text, nullable=False),
     Column("created", Text, nullable=False),
+    Column("how", Text, nullable=False, server_default="unchecked"),
+    Column("comparison", _Number, ForeignKey("comparisons.seq")),
     Index("aliases_by_name", "alias", "seq"),
     sqlite_autoincrement=True,
 )
@@ -133,9 +144,6 @@ _TRIGGERS = {
     ),
 }
 
-Step = Callable[[Connection], None]
-STEPS: tuple[Step, ...] = ()
-"""How an older database becomes the present one: the n-th step leads from schema number n to n + 1. A change of a table adds a step."""
 SCHEMA = 1 + len(STEPS)
 """The schema number that this code reads and writes."""
 
@@ -183,21 +191,12 @@ def _shown(url: sqlalchemy.URL) -> str:
     return repr(url.set(query={}).render_as_string())
 
 
-class _Impatient(psycopg.Connection[Any]):
-    """A connection that does not wait for ever for a server that has stopped answering: the server's own time limit is none then."""
+def _connect_to_postgresql(_dialect: sqlalchemy.Dialect, _record: object, arguments: list[Any], options: dict[str, Any]) -> object:
+    from catdog.postgresql import Impatient  # a service with SQLite is up a tenth of a second sooner without psycopg
 
-    def wait(self, *args: Any, **options: Any) -> Any:
-        """Let the server answer, within its limit and a second."""
-        try:
-            return super().wait(*args, **{**options, "timeout": BUSY_SECONDS + 1})
-        except psycopg.OperationalError:
-            if self.pgconn.transaction_status == TransactionStatus.ACTIVE:  # what it answers later is nobody's
-                self.pgconn.finish()
-            raise
-
-
-def _connect_to_postgresql(_dialect: sqlalchemy.Dialect, _record: object, arguments: list[Any], options: dict[str, Any]) -> _Impatient:
-    return _Impatient.connect(*arguments, **options)
+    connection = Impatient.connect(*arguments, **options)
+    connection.seconds = BUSY_SECONDS
+    return connection
 
 
 def _set_up_sqlite(connection: sqlite3.Connection, _record: object) -> None:

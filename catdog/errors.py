@@ -3,6 +3,7 @@
     CatdogError
     ├── BadInput             the caller can mend it
     │   ├── BadImage         not an image, truncated, too many pixels, too small
+    │   ├── ExplainUnavailable   this network cannot say where it looks
     │   ├── BadDataset       no images, one label, names that cannot be read   (offenders)
     │   └── BadConfig        unknown field, value out of range, unknown model  (field)
     │       └── WeightsUnavailable   the weights are not on this machine
@@ -11,6 +12,9 @@
     ├── Forbidden            no token, or the wrong one
     ├── NotFound             a job, version or data set that never existed
     ├── Conflict             the thing is not in a state that allows it
+    │   └── NotPromoted      a model that may not take an alias over               (comparison)
+    │       ├── CompareFirst     it was not compared with the one it would replace
+    │       └── NotComparable    too few pictures say which of the two is better
     ├── NoModel              nothing has been published yet
     ├── Unavailable          a part of this machine cannot answer now
     │   └── Unreachable      a server elsewhere does not answer, or with something else
@@ -30,8 +34,8 @@ Every error carries `code` (a stable word), a message that says what was expecte
 No HTTP here: the service holds the one table from error to status.
 """
 
-from collections.abc import Sequence
-from typing import ClassVar
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 FAILURES: dict[str, str] = {
     "config": "Correct the field the message names and send the job again.",
@@ -43,6 +47,7 @@ FAILURES: dict[str, str] = {
     "disk_full": "Free disk space where the runs are kept and start the job again.",
     "device_error": "Look at the GPU's driver and log; set device to cpu to go on without it.",
     "time_limit": "Raise CATDOG_TIME_LIMIT_SECONDS, or train for fewer epochs.",
+    "corrupt_package": "Ask another version, or train anew; GET /v1/models says which there are.",
     "worker_lost": "Read the job's log; the run died three times without getting further.",
     "internal": "Read the job's log and report it: this is a bug of catdog.",
 }
@@ -73,6 +78,13 @@ class BadImage(BadInput):
 
     code = "bad_image"
     default_remedy = "Send one whole JPEG, PNG, WebP, GIF or BMP picture."
+
+
+class ExplainUnavailable(BadInput):
+    """Raised when a class activation map is wanted of a network that has none."""
+
+    code = "explain_unavailable"
+    default_remedy = "Ask without explain, or train a network that ends in global pooling and one linear layer, such as efficientnet_lite0."
 
 
 class BadDataset(BadInput):
@@ -141,6 +153,34 @@ class Conflict(CatdogError):
 
     code = "conflict"
     default_remedy = "Look at the current state with GET and decide anew."
+
+
+class NotPromoted(Conflict):
+    """Raised when a model may not take an alias over: it is worse, has other labels, or does not repeat its golden answers.
+
+    `comparison` has both accuracies and the p value, where the two were compared.
+    """
+
+    code = "not_promoted"
+    default_remedy = "Leave the champion at work, or send force: true, which the alias's history records."
+
+    def __init__(self, message: str, *, comparison: Mapping[str, Any] | None = None, remedy: str | None = None) -> None:
+        super().__init__(message, remedy=remedy)
+        self.comparison = comparison
+
+
+class CompareFirst(NotPromoted):
+    """Raised when a model would replace a champion that it was not compared with, or not since the alias moved."""
+
+    code = "compare_first"
+    default_remedy = "POST /v1/models/VERSION/compare, wait for that job's end, and ask again; force: true does without."
+
+
+class NotComparable(NotPromoted):
+    """Raised when a model and the champion have too few pictures in common that neither was made with."""
+
+    code = "not_comparable"
+    default_remedy = "Train on a data set with a larger test split, or send force: true, which the alias's history records."
 
 
 class NoModel(CatdogError):

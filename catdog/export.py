@@ -1,7 +1,8 @@
-"""to_onnx, with_head, package: from a trained network to a model package (its layout: catdog/inference.py).
+"""to_onnx, with_head, check, package: from a trained network to a model package (its layout: catdog/inference.py).
 
 N images, S side, C labels, F features. The exported graph takes pixels (N, S, S, 3) uint8 and answers logits (N, C) and
-features (N, F) float32; normalisation is inside. Nothing is packaged that does not answer as the trained network does.
+features (N, F) float32, and activation (N, F, h, w) where the features are its mean over all places; normalisation is inside. Nothing is
+packaged that does not answer as the trained network does.
 """
 
 import hashlib
@@ -11,7 +12,7 @@ import os
 import platform
 import shutil
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,18 +21,24 @@ import onnx
 import onnxruntime
 import PIL
 import torch
+from numpy.typing import NDArray
 from onnx import numpy_helper
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from catdog import __version__
-from catdog.errors import CorruptPackage, ExportMismatch
+from catdog import __version__, card
+from catdog import device as devices
+from catdog.calibration import Bank
+from catdog.errors import ExportMismatch
 from catdog.files import sha256_of, share_as_folder, sync_folder, write_atomically
-from catdog.images import Preprocess, decode
-from catdog.inference import FORMAT, TOLERANCE, Predictor
+from catdog.images import Preprocess
+from catdog.inference import FORMAT, SEEN, TOLERANCE, Predictor, off
 from catdog.models import Classifier
 
 GOLDEN_PICTURES = 16
+_POOLING = ("ReduceMean", "GlobalAveragePool", "AveragePool")
+_SAME = 1e-4
+"""Between features and the mean of what may be their activation, as a share of the largest: sums in another order."""
 
 
 class _Answers(nn.Module):
@@ -66,6 +73,29 @@ def to_onnx(classifier: Classifier, path: Path, *, image_size: int) -> None:
         raise ExportMismatch("Expected an ONNX graph. Received: nothing from torch.onnx.export.")
     with write_atomically(path) as unfinished:
         program.save(str(unfinished))
+        _show_activation(unfinished, image_size)
+
+
+def _show_activation(graph: Path, image_size: int) -> None:
+    """Make what the last pooling takes an output, if its mean over all places is what the head sees; asked, not guessed from the layers."""
+    model = onnx.load(str(graph))
+    poolings = [node for node in model.graph.node if node.op_type in _POOLING]
+    known = {info.name: info for info in model.graph.value_info}
+    if not poolings or poolings[-1].input[0] not in known or len(known[poolings[-1].input[0]].type.tensor_type.shape.dim) != 4:
+        return
+    shown = known[poolings[-1].input[0]]
+    model.graph.node.append(onnx.helper.make_node("Identity", [shown.name], ["activation"]))
+    model.graph.output.append(onnx.helper.make_value_info("activation", shown.type))
+    tried = graph.with_name(f"{graph.name}.activation")
+    try:
+        onnx.save(model, str(tried))
+        pixels = np.random.default_rng(0).integers(0, 256, (2, image_size, image_size, 3), dtype=np.uint8)
+        features, maps = devices.session(tried, device="cpu", threads=0).run(["features", "activation"], {"pixels": pixels})
+        means = maps.mean(axis=(2, 3))
+        if means.shape == features.shape and np.abs(means - features).max() <= _SAME * np.abs(features).max():
+            tried.replace(graph)
+    finally:
+        tried.unlink(missing_ok=True)
 
 
 def with_head(graph: Path, head: nn.Module, path: Path) -> None:
@@ -82,18 +112,34 @@ def with_head(graph: Path, head: nn.Module, path: Path) -> None:
         onnx.save(model, str(unfinished))
 
 
-def package(
-    folder: Path, *, classifier: Classifier, graph: Path, golden: Sequence[Path], preprocess: Preprocess, facts: dict[str, Any],
-    plots: Sequence[Path] = (), examined: Callable[[Predictor], Path | None] = lambda _: None,
+def check(graph: Path, classifier: Classifier, pixels: NDArray[np.uint8]) -> None:
+    """Compare what a graph answers to pixels (N, S, S, 3) uint8 with the trained network, which is put on the CPU.
+
+    Raises:
+        ExportMismatch: a logit is further off than TOLERANCE of float32.
+    """
+    with torch.no_grad():
+        expected = classifier.eval().cpu()(torch.from_numpy(pixels)).numpy()
+    (received,) = devices.session(graph, device="cpu", threads=0).run(["logits"], {"pixels": pixels})
+    worst, tolerance = off(received, expected), TOLERANCE["float32"]
+    if not worst <= tolerance:
+        raise ExportMismatch(
+            f"The exported network does not answer as the trained one. Expected its logits to {tolerance}. Received: {worst:.2g} off.",
+        )
+
+
+def package(  # noqa: PLR0913 - what a package is made of
+    folder: Path, *, classifier: Classifier, graph: Path, bank: Bank, golden: Sequence[Path], facts: dict[str, Any],
+    seen: Iterable[str], plots: Sequence[Path] = (), examined: Callable[[Predictor], Path | None] = lambda _: None,
 ) -> str:
     """Build the model package at `folder` and return its digest (sha256 of package.json).
 
-    `golden` are pictures of the validation split; `facts` is what else package.json shall say (labels, metrics, pictures, config);
-    `plots` are pictures of the training. `examined` looks at the package, as it will be served, before it is one; the report it returns
-    goes into it.
+    `graph` is what will be served. `golden` are pictures of the validation split; `facts` is what else package.json shall say (labels,
+    preprocess, metrics, calibration, quantisation, pictures, config); `seen` are the sha256 of what it was trained on or chosen by;
+    `plots` are pictures of the training. `examined` looks at the package, as it will be served, before it is one; the report it
+    returns goes into it.
 
     Raises:
-        ExportMismatch: the graph's logits differ from the trained network's on the golden pictures.
         CorruptPackage: the package does not load.
     """
     unfinished = folder.with_name(f"{folder.name}.tmp-{os.getpid()}")
@@ -103,17 +149,18 @@ def package(
         shutil.copyfile(graph, unfinished / "model.onnx")
         save_file({name: tensor.contiguous() for name, tensor in classifier.cpu().state_dict().items()}, unfinished / "weights.safetensors")
         share_as_folder(unfinished / "weights.safetensors")
-        _write_golden(unfinished / "golden", golden, classifier, preprocess)
-        _write_card(unfinished / "CARD.md", facts)
+        bank.save(unfinished / "bank.npz")
+        head = classifier.head  # where a network has none, its features are its logits
+        np.save(unfinished / "head.npy", head.weight.detach().numpy() if isinstance(head, nn.Linear) else np.eye(bank.rows.shape[1]))
+        _write_golden(unfinished, golden, Preprocess.from_dict(facts["preprocess"]))
+        (unfinished / "CARD.md").write_text(card.written(facts))
+        (unfinished / SEEN).write_text("".join(f"{sha256}\n" for sha256 in sorted(seen)))
         (unfinished / "plots").mkdir()
         for plot in plots:
             shutil.copyfile(plot, unfinished / "plots" / plot.name)
-        facts = facts | {
-            "format": FORMAT, "preprocess": preprocess.to_dict(), "versions": versions(),
-            "parity": {"golden_pictures": len(golden), "tolerance": TOLERANCE},
-        }
+        facts = facts | {"format": FORMAT, "versions": versions()}
         _write_manifest(unfinished, facts)
-        report = examined(_checked(unfinished))
+        report = examined(Predictor.load(unfinished))
         if report is not None:
             shutil.copyfile(report, unfinished / report.name)
         text = _write_manifest(unfinished, facts)
@@ -138,16 +185,15 @@ def versions() -> dict[str, str]:
     }
 
 
-def _write_golden(folder: Path, pictures: Sequence[Path], classifier: Classifier, preprocess: Preprocess) -> None:
-    """Copy the pictures and store what the trained network answers to them: logits.npy (N, C) float32."""
+def _write_golden(folder: Path, pictures: Sequence[Path], preprocess: Preprocess) -> None:
+    """Copy the pictures and store what the package's graph answers to them: logits.npy (N, C) float32."""
     pixels = []
     for number, picture in enumerate(pictures):
         data = picture.read_bytes()
-        (folder / f"{number:02d}.image").write_bytes(data)
-        pixels.append(preprocess.pixels(decode(data)))
-    with torch.no_grad():
-        logits = classifier.eval()(torch.from_numpy(np.stack(pixels)))
-    np.save(folder / "logits.npy", logits.numpy())
+        (folder / "golden" / f"{number:02d}.image").write_bytes(data)
+        pixels.append(preprocess.pixels_of(data))
+    (logits,) = devices.session(folder / "model.onnx", device="cpu", threads=0).run(["logits"], {"pixels": np.stack(pixels)})
+    np.save(folder / "golden" / "logits.npy", logits)
 
 
 def _write_manifest(folder: Path, facts: dict[str, Any]) -> str:
@@ -157,50 +203,3 @@ def _write_manifest(folder: Path, facts: dict[str, Any]) -> str:
     text = json.dumps(facts | {"files": files}, indent=2, allow_nan=False) + "\n"
     (folder / "package.json").write_text(text)
     return text
-
-
-def _checked(folder: Path) -> Predictor:
-    """A package that loads has repeated the trained network's golden logits through ONNX Runtime."""
-    try:
-        return Predictor.load(folder)
-    except CorruptPackage as error:
-        raise ExportMismatch(f"The exported network does not answer as the trained one. {error.message}") from error
-
-
-def _write_card(path: Path, facts: dict[str, Any]) -> None:
-    config, metrics, pictures = facts["config"], facts["metrics"], facts["pictures"]
-    splits = "\n".join(
-        f"| {split} | {values['images']} | {values['accuracy']:.4f} | {values['balanced_accuracy']:.4f} | {values['loss']:.4f} "
-        f"| {_shown(values['auroc'])} | {values['ece']:.4f} | {values['brier']:.4f} |"
-        for split, values in metrics.items()
-    )
-    path.write_text(
-        f"# {config['model']}: {', '.join(facts['labels'])}\n\n"
-        f"Answers photographs with one of {len(facts['labels'])} labels. "
-        "It knows nothing else: a picture of neither still gets a label.\n\n"
-        f"| split | images | accuracy | balanced accuracy | loss ({config['loss']}) | AUROC | calibration error | Brier score |\n"
-        f"|---|---|---|---|---|---|---|---|\n{splits}\n\n"
-        f"{_by_label(facts)}\n\n"
-        "Precision is 0 where no picture got the label.\n\n"
-        f"Trained on {pictures['images']['train']} pictures of data set {config['dataset']} "
-        f"(fingerprint {facts['fingerprint'][:16]}), balance {config['balance']}, seed {config['seed']}, "
-        f"on {facts['device']['name']} ({facts['device']['reason']}).\n"
-        f"Started from {config['weights']} weights ({facts['licence']}); trained: {config['trainable']}.\n"
-        "Calibrated: no. The confidence is the plain softmax.\n"
-    )
-
-
-def _shown(figure: float | None) -> str:
-    return "" if figure is None else f"{figure:.4f}"
-
-
-def _by_label(facts: dict[str, Any]) -> str:
-    """A table with a row for each label and split; of train, which is not measured, only the pictures are counted."""
-    rows = ["| label | split | images | precision | recall | F1 |", "|---|---|---|---|---|---|"]
-    for label in facts["labels"]:
-        name = label.replace("|", "\\|")
-        rows.append(f"| {name} | train | {facts['pictures']['counts']['train'][label]} | | | |")
-        for split, values in facts["metrics"].items():
-            one = values["by_label"][label]
-            rows.append(f"| {name} | {split} | {one['images']} | {one['precision']:.4f} | {one['recall']:.4f} | {one['f1']:.4f} |")
-    return "\n".join(rows)

@@ -277,10 +277,10 @@ class JobStore:
     ) -> bool:
         """End a running job; failed with an error: code, message, remedy. False: the lease is not ours any more.
 
-        A training succeeds by Registry.publish alone.
+        A training succeeds by Registry.publish alone, a comparison by Registry.compared.
         """
-        if not state.is_terminal or (state is JobState.SUCCEEDED and claim.kind == "train"):
-            raise ValueError(f"Expected failed or cancelled, or succeeded where no model is made. Received: {state} of {claim.kind}.")
+        if not state.is_terminal or (state is JobState.SUCCEEDED and claim.kind in ("train", "compare")):
+            raise ValueError(f"Expected failed or cancelled, or succeeded where nothing else is kept. Received: {state} of {claim.kind}.")
         if (state is JobState.FAILED) != (error is not None):
             raise ValueError(f"Expected an error with failed and with nothing else. Received: state={state}, error={error}.")
         if error is not None and (set(error) != {"code", "message", "remedy"} or error["code"] not in FAILURES):

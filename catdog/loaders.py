@@ -195,9 +195,8 @@ class Pictures:
 
     def decode(self, position: int) -> NDArray[np.uint8]:
         """What is made of a picture once: the pixels that serving sees, or the draft of augmented views."""
-        image = decode(self.dataset.read(self.records[position]))
-        augmentation = self.augmentation
-        return self.preprocess.pixels(image) if augmentation is None else augmentation.draft(image)
+        data, augmentation = self.dataset.read(self.records[position]), self.augmentation
+        return self.preprocess.pixels_of(data) if augmentation is None else augmentation.draft(decode(data))
 
     def view(self, picture: NDArray[np.uint8], position: int, epoch: int) -> NDArray[np.uint8]:
         """What is seen of it in an epoch, (S, S, 3): that of Look.draw for the seed, the epoch and the picture's content."""
@@ -265,8 +264,9 @@ def features(path: Path, names: Sequence[str] = ()) -> Split:
 
 def compute_features(
     pictures: Pictures, *, graph: Path, path: Path, threads: int, phase: str, device: str = "auto", views: int = 1,
+    outputs: Sequence[str] = ("features",),
 ) -> Iterator[Progress]:
-    """Run the frozen backbone once over `views` views of each picture and keep the result (views, N, F) float32 at `path`.
+    """Run a graph once over `views` views of each picture and keep its outputs, each (views, N, ...) float32, and targets at `path`.
 
     Yields step Progress of `phase` on the way. ONNX Runtime computes on `device`, from the graph that will be served: 10 ms an image on
     2 cores where eager torch takes 38 (EfficientNet-Lite0, torch 2.15, ONNX Runtime 1.32). One single-threaded session is shared by a
@@ -275,16 +275,15 @@ def compute_features(
     session = devices.session(graph, device=device, threads=1)
     number = len(pictures.records)
 
-    def chunk(start: int) -> NDArray[np.float32]:
-        """(views, CHUNK, F): each picture is decoded once."""
+    def chunk(start: int) -> list[NDArray[np.float32]]:
+        """Of each output (views, CHUNK, ...): each picture is decoded once."""
         positions = range(start, min(start + CHUNK, number))
         decoded = [pictures.decode(position) for position in positions]
         seen = []
         for epoch in range(views):
             batch = np.stack([pictures.view(one, position, epoch) for one, position in zip(decoded, positions, strict=True)])
-            (values,) = session.run(["features"], {"pixels": batch})
-            seen.append(np.asarray(values, dtype=np.float32))
-        return np.stack(seen)
+            seen.append(session.run(list(outputs), {"pixels": batch}))
+        return [np.stack(values, dtype=np.float32) for values in zip(*seen, strict=True)]
 
     parts = []
     pool = ThreadPoolExecutor(threads, "features")
@@ -294,6 +293,7 @@ def compute_features(
             yield Progress("step", phase=phase, step=min(len(parts) * CHUNK, number), steps=number)
     finally:
         pool.shutdown(cancel_futures=True)
+    kept = {name: np.concatenate(of_chunks, axis=1) for name, of_chunks in zip(outputs, zip(*parts, strict=True), strict=True)}
     with write_atomically(path) as unfinished:
-        save_file({"features": np.concatenate(parts, axis=1), "targets": pictures.targets.numpy()}, unfinished)
+        save_file(kept | {"targets": pictures.targets.numpy()}, unfinished)
         share_as_folder(unfinished)

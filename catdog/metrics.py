@@ -1,7 +1,7 @@
 """Tally, Answers, Measures, is_better: what is counted while training, and what is measured of a whole split.
 
 N images, C labels. Each image counts once, whatever the batches were: sums and whole arrays, never means of batch means. The formulas are
-scikit-learn's; what it has no function for stands here with its source.
+scikit-learn's, or stand in calibration.py with their source.
 """
 
 from collections.abc import Sequence
@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from sklearn import metrics
 from torch import Tensor
 
+from catdog import calibration
+
 LOWER_IS_BETTER = frozenset({"loss", "ece", "brier"})
-BINS = 15
-"""Of confidence, equally wide (Guo et al. 2017, https://arxiv.org/abs/1706.04599)."""
 MAX_CONFUSED = 100
 """Labels. A confusion matrix of more is not written down: it has their square of numbers, and nobody reads them."""
 
@@ -108,14 +108,14 @@ class Measures:
             target, called, labels=range(labels), zero_division=0.0,
         )
         occurs = support > 0
-        bins = _bins(probabilities.max(axis=1), called == target)
+        confidence, hit = probabilities.max(axis=1), called == target
         return cls(
-            images=len(target), loss=float(answers.losses.mean()), accuracy=float((called == target).mean()),
+            images=len(target), loss=float(answers.losses.mean()), accuracy=float(hit.mean()),
             balanced_accuracy=float(recall[occurs].mean()), f1_macro=float(f1[occurs].mean()), auroc=_auroc(target, probabilities),
-            ece=sum(one["images"] * abs(one["confidence"] - one["accuracy"]) for one in bins) / len(target),
-            brier=float(metrics.brier_score_loss(target, probabilities, labels=range(labels))),
+            ece=calibration.ece(confidence, hit), brier=calibration.brier(probabilities, target),
             support=support.tolist(), precision=precision.tolist(), recall=recall.tolist(), f1=f1.tolist(),
-            confusion=metrics.confusion_matrix(target, called, labels=range(labels)).tolist(), bins=bins,
+            confusion=metrics.confusion_matrix(target, called, labels=range(labels)).tolist(),
+            bins=calibration.bins(confidence, hit),
         )
 
     def by(self, name: str) -> float | None:
@@ -148,12 +148,3 @@ def _auroc(target: NDArray[np.int64], probabilities: NDArray[np.float64]) -> flo
     both = [label for label in columns if 0 < (target == label).sum() < len(target)]
     areas = [metrics.roc_auc_score(target == label, probabilities[:, label]) for label in both]
     return float(np.mean(areas)) if areas else None
-
-
-def _bins(confidence: NDArray[np.float64], is_right: NDArray[np.bool_]) -> list[dict[str, float]]:
-    """A bin reaches from just above its lower edge to its upper one."""
-    of = np.clip(np.ceil(confidence * BINS).astype(int) - 1, 0, BINS - 1)
-    held = [(of == number, number) for number in np.unique(of)]
-    return [
-        {"confidence": float(confidence[its].mean()), "accuracy": float(is_right[its].mean()), "images": int(its.sum())} for its, _ in held
-    ]

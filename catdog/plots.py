@@ -95,10 +95,11 @@ def learning_rates(rates: Sequence[float], losses: Sequence[float], *, proposed:
     return picture.svg()
 
 
-def reliability(bins: Sequence[Mapping[str, float]], *, ece: float) -> str:
+def reliability(bins: Sequence[Mapping[str, float]], *, ece: float, before: Sequence[Mapping[str, float]] = ()) -> str:
     """How often a network is right that is so sure: accuracy over confidence, and how many images are behind it.
 
-    Each of `bins` has the mean `confidence` and the `accuracy` of its `images`; it stands at its confidence.
+    Each of `bins` has the mean `confidence` and the `accuracy` of its `images`; it stands at its confidence. `before` are those before
+    calibration, drawn as a line.
     """
     held = sorted(_held(bins))
     if not held:
@@ -122,6 +123,10 @@ def reliability(bins: Sequence[Mapping[str, float]], *, ece: float) -> str:
         picture.line("line train", [(left, top), (end, top)])
         picture.box("all", Box(left, min(amount.at(images), beneath.bottom - 1), end, beneath.bottom), title=said)
     picture.line("mark", [(x.at(0), y.at(0)), (x.at(1), y.at(1))])
+    if before:
+        _draw(picture, Line("while", "", [(sure, right) for sure, right, _ in sorted(_held(before))]), x, y)
+        picture.line("line while", [(above.left + 16, above.top + 20), (above.left + 40, above.top + 20)])
+        picture.write(above.left + 46, above.top + 24, "before calibration")
     for at, kind, name in ((160, "all", "accuracy"), (246, "gap", "gap to the confidence")):
         picture.box(kind, Box(at, above.top - 20, at + 12, above.top - 10))
         picture.write(at + 18, above.top - 10, name)

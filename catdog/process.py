@@ -10,6 +10,7 @@ import os
 import signal
 import socket
 import subprocess
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from typing import IO, Any
 import psutil
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
+_TRIES, _TRY_SECONDS = 3, 0.11
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -37,7 +39,7 @@ def start(
     stderr: int | IO[Any] | None = None,
     pass_fds: Sequence[int] = (),
 ) -> subprocess.Popen[bytes]:
-    """Start `command` in a session of its own, with SIGKILL on this process's death.
+    """Start `command` in a session of its own, with SIGKILL on this process's death. With a niceness it steps back behind other sessions.
 
     The kernel watches the thread that starts the child: start children from a thread that lives as long as they should.
     """
@@ -45,12 +47,29 @@ def start(
 
     def prepare() -> None:
         die_with_parent(parent)
-        os.nice(niceness)
+        _step_back(os.nice(niceness))
 
     return subprocess.Popen(
         command, env=environment, stdin=subprocess.DEVNULL, stdout=stdout, stderr=stderr,
         start_new_session=True, pass_fds=pass_fds, preexec_fn=prepare,  # noqa: PLW1509 - our starters fork no thread-held locks
     )
+
+
+def _step_back(niceness: int) -> None:
+    """Make this process's new session as nice as the process is.
+
+    Where the kernel shares the cores among sessions first (sched(7), "The autogroup feature"), a process's own niceness only counts
+    within its session, and a session has one of its own, which begins with 0.
+    """
+    for _ in range(_TRIES if niceness > 0 else 0):
+        try:
+            Path("/proc/self/autogroup").write_text(str(niceness))
+        except BlockingIOError:  # users other than root may change ten a second on a whole machine
+            time.sleep(_TRY_SECONDS)
+        except OSError:  # the kernel has no such thing, or this container may not change it
+            return
+        else:
+            return
 
 
 def signal_group(process: subprocess.Popen[bytes], number: int) -> None:

@@ -8,8 +8,8 @@ MAX_LINE_BYTES = 64 * 1024
 """A longer line is a bug or an attack; the supervisor drops it."""
 
 Kind = Literal["phase", "step", "epoch", "checkpoint", "finding", "warning", "failed", "done"]
-PHASES = ("preparing", "examining", "features", "training", "testing", "packaging", "publishing")
-"""The phases of a run, in order. The last one is the supervisor's."""
+PHASES = ("preparing", "examining", "features", "training", "testing", "packaging", "comparing", "publishing", "predicting")
+"""The phases of a run, in order; each kind of job has some of them. `publishing` is the supervisor's."""
 
 
 @dataclass(frozen=True, slots=True)

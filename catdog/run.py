@@ -6,7 +6,9 @@
                 frozen backbone's features, or its decoding     the decode cache, which other runs share
     training    the loop                                     -> checkpoints/
     testing     the test split, once, on the best epoch      -> metrics.json, artifacts/*.svg
-    packaging   export, parity, card                         -> package/
+    packaging   export, 8 bits, calibration, parity, card    -> package/
+    comparing   package and champion answer the test split:  quick to do again, as the champion may be another one
+                is there a champion to replace?
 
 A phase whose product is on disk is skipped, so that a new attempt goes on where the last one died. The worker, the
 command line and the tests all call `run`; it knows nothing of job record, queue or service.
@@ -31,6 +33,7 @@ from catdog import (
     balance,
     catalogue,
     checkpoints,
+    contest,
     device,
     epochs,
     export,
@@ -51,13 +54,15 @@ from catdog.doctor import gate
 from catdog.doctor.findings import Report
 from catdog.doctor.training import selection
 from catdog.doctor.training.guards import Guards
-from catdog.errors import FAILURES, BadConfig, BadInput, CatdogError, DatasetChanged, NotFound, Unavailable, Unhealthy
+from catdog.errors import FAILURES, BadConfig, BadInput, CatdogError, CorruptPackage, DatasetChanged, NotFound, Unavailable
 from catdog.files import sha256_of, write_atomically
 from catdog.guard import Guard
 from catdog.images import Preprocess
+from catdog.inference import Predictor
 from catdog.loaders import Pictures, Split, Splits
 from catdog.metrics import Measures
 from catdog.models import Classifier, build
+from catdog.packaging import packaging
 from catdog.progress import Progress, fits
 from catdog.ranks import ALONE, Ranks
 from catdog.settings import Settings
@@ -145,20 +150,26 @@ class Prepared:
         return [name for name in ("train", "val", "train_eval") if self.records[name]]
 
 
-def run(folder: Path, settings: Settings, *, fence: int = 0, resume_from: Path | None = None) -> Generator[Progress]:
+def run(
+    folder: Path, settings: Settings, *, fence: int = 0, resume_from: Path | None = None, champion: Path | None = None,
+) -> Generator[Progress]:
     """Work through the phases of the run folder, yielding Progress; the last one is `done` with the metrics.
 
-    Closing the generator in the phase `training` leaves a checkpoint. `resume_from` is the folder of the run that a new one goes on from.
+    Closing the generator in the phase `training` leaves a checkpoint. `resume_from` is the folder of the run that a new one goes on from,
+    `champion` the package that its own shall replace if it is no worse.
 
     Raises:
         BadConfig, WeightsUnavailable: the config cannot work on this machine, or not with this data set.
         NoDevice: this machine demands a GPU and has none.
         DatasetChanged, NonFiniteLoss, ExportMismatch, CorruptCheckpoint: see errors.py.
     """
-    yield from tracking.tracked(_phases(folder, settings, fence=fence, resume_from=resume_from), folder)
+    phases = _phases(folder, settings, fence=fence, resume_from=resume_from, champion=champion)
+    yield from tracking.tracked(phases, folder)
 
 
-def _phases(folder: Path, settings: Settings, *, fence: int, resume_from: Path | None) -> Generator[Progress]:
+def _phases(
+    folder: Path, settings: Settings, *, fence: int, resume_from: Path | None, champion: Path | None,
+) -> Generator[Progress]:
     yield Progress("phase", phase="preparing")
     prepared = prepare(folder, settings)
     if resume_from is not None:
@@ -174,14 +185,16 @@ def _phases(folder: Path, settings: Settings, *, fence: int, resume_from: Path |
     yield from testing(prepared)
     yield prepared.enter("packaging")
     digest = yield from packaging(prepared)
-    metrics = json.loads((folder / "metrics.json").read_text())
+    package = json.loads((folder / "package" / "package.json").read_text())
+    metrics = {name: package[name] for name in ("best_epoch", "stop_reason")} | package["metrics"]
+    compared = {} if champion is None else (yield from comparing(prepared, champion, settings))
     if not fits(metrics):  # the package has them all
         for split in ("val", "test"):
             metrics[split] = {name: value for name, value in metrics[split].items() if name not in ("by_label", "confusion")}
     artifacts = sorted(path.name for path in (folder / "artifacts").glob("*.svg"))
-    yield Progress("done", phase="packaging", result={
+    yield Progress("done", phase="packaging" if champion is None else "comparing", result={
         "digest": digest, "labels": list(prepared.dataset.labels), "metrics": metrics, "stop_reason": metrics["stop_reason"],
-        "artifacts": artifacts, "doctor": gate.summary(Report.read(folder) or Report()),
+        "artifacts": artifacts, "doctor": gate.summary(Report.read(folder) or Report()), **compared,
     })
 
 
@@ -386,51 +399,27 @@ def draw(prepared: Prepared, test: dict[str, Any]) -> None:
     """The pictures of what came of it, in artifacts/: people would rather look than read."""
     artifacts = prepared.folder / "artifacts"
     artifacts.mkdir(exist_ok=True)
-    pictures = {"curves": plots.curves(epochs.read(prepared.folder)), "reliability": plots.reliability(test["bins"], ece=test["ece"])}
+    pictures = {"curves": plots.curves(epochs.read(prepared.folder))}
     if "confusion" in test:
         pictures["confusion"] = plots.confusion(test["confusion"], prepared.dataset.labels)
     for name, picture in pictures.items():
         (artifacts / f"{name}.svg").write_text(picture)
 
 
-def packaging(prepared: Prepared) -> Generator[Progress, None, str]:
-    """The phase `packaging`: write the model package and return its digest.
+def comparing(prepared: Prepared, champion: Path, settings: Settings) -> Generator[Progress, None, dict[str, Any]]:
+    """The phase `comparing`: what the done Progress says of this package against the champion's.
 
     Raises:
-        ExportMismatch, Unhealthy: it does not answer as the trained network does.
+        CorruptPackage: this run's package does not answer any more as it was made to.
     """
-    folder, config, dataset = prepared.folder, prepared.config, prepared.dataset
-    if (folder / "package").exists():  # renamed into place last, so it is whole
-        return sha256_of(folder / "package" / "package.json")
-    graph = folder / "model.onnx"
-    if prepared.frozen:
-        export.with_head(folder / "features" / "backbone.onnx", prepared.classifier.head, graph)
-    else:
-        export.to_onnx(prepared.classifier, graph, image_size=config.image_size)
-    metrics: dict[str, Any] = json.loads((folder / "metrics.json").read_text())
-    facts = {
-        "labels": list(dataset.labels), "metrics": {name: metrics[name] for name in ("val", "test")},
-        "best_epoch": metrics["best_epoch"], "stop_reason": metrics["stop_reason"],
-        "pictures": prepared.pictures,
-        "config": config.model_dump(mode="json"), "fingerprint": dataset.fingerprint, "seed": config.seed,
-        "device": prepared.device.to_dict(), "licence": catalogue.licence(config.model, config.weights),
-    }
-    # Alternately from each label, so that a package's golden pictures show every answer.
-    by_label = [[record for record in prepared.records["val"] if record.label == label] for label in dataset.labels]
-    golden = [records[turn] for turn in range(export.GOLDEN_PICTURES) for records in by_label if turn < len(records)]
-    said: list[Progress] = []
+    own = Predictor.load(prepared.folder / "package", device=settings.device)
     try:
-        digest = export.package(
-            folder / "package", classifier=prepared.classifier, graph=graph, preprocess=prepared.preprocess, facts=facts,
-            golden=[dataset.path(record) for record in golden[: export.GOLDEN_PICTURES]],
-            plots=sorted((folder / "artifacts").glob("*.svg")), examined=lambda predictor: gate.packaged(prepared, predictor, said),
-        )
-    except Unhealthy:
-        yield from said
-        raise
-    yield from said
-    graph.unlink()
-    return digest
+        rival = Predictor.load(champion, device=settings.device)
+        comparison = yield from contest.contest(own, rival, prepared.dataset)
+    except CorruptPackage as error:  # which is no fault of this run
+        yield Progress("warning", phase="comparing", message=f"No comparison with the champion: {error.message}", remedy=error.remedy)
+        return {}
+    return {"comparison": comparison.to_dict() | {"champion_digest": sha256_of(champion / "package.json")}}
 
 
 def failure(error: BaseException) -> Progress:

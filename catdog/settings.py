@@ -55,10 +55,18 @@ class Settings(BaseSettings):
     sweep_seconds: float = Field(5.0, gt=0, description="How often the reconciler looks for lost leases and messages.")
     stop_grace_seconds: float = Field(20.0, gt=0, description="From SIGTERM to SIGKILL of a run.")
     idle_limit_seconds: float = Field(60.0, gt=0, description="A worker that claims nothing for so long while jobs wait restarts.")
+    run_niceness: int = Field(19, ge=0, le=19, description="How far runs step back behind predictions and all else; 0: not at all.")
     time_limit_seconds: float = Field(86_400.0, gt=0, description="The longest a run may take on this machine.")
     decoders: int = Field(0, ge=0, description="Processes that decode uploaded pictures; 0 means one per core, 16 at most.")
     decode_seconds: float = Field(5.0, gt=0, description="A picture that takes longer to decode is refused.")
+    max_predictions: int = Field(256, gt=0, description="Pictures that may wait for their answer; the next is turned away at once.")
+    max_predictions_bytes: int = Field(
+        512 * 2**20, gt=0, description="The most bytes that the requests for predictions under way take together; the next is turned away.",
+    )
+    predict_seconds: float = Field(10.0, gt=0, description="A picture that has no answer after so long is turned away.")
     max_image_bytes: int = Field(20 * 2**20, gt=0, description="The largest picture accepted, in bytes.")
+    max_batch_files: int = Field(64, gt=0, description="The most pictures accepted in one request.")
+    max_batch_bytes: int = Field(64 * 2**20, gt=0, description="The most bytes that the pictures of one request have together.")
     max_json_bytes: int = Field(64 * 2**10, gt=0, description="The largest JSON body accepted, in bytes.")
     max_archive_bytes: int = Field(2 * 2**30, gt=0, description="The largest data set archive accepted, in bytes.")
     max_unpacked_bytes: int = Field(10 * 2**30, gt=0, description="The most bytes an archive may unpack to.")

@@ -1,4 +1,4 @@
-"""Door, token_digest: what every request passes before anything reads it. Pure ASGI.
+"""Door, token_digest, address: what every request passes before anything reads it. Pure ASGI.
 
     Host known? -> token right? -> body within its limit? -> the application -> request id and security headers on the way out
 
@@ -14,6 +14,7 @@ import logging
 import re
 import time
 import uuid
+from http import HTTPMethod
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
@@ -23,17 +24,21 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from catdog.errors import CatdogError, Forbidden
 from catdog.settings import LOOPBACK_NAMES, Settings
 from service import problems
+from service.metrics import REQUESTS
 
 log = logging.getLogger("catdog.service")
 
-OPEN_PATHS = ("/health/live",)
+OPEN_PATHS = ("/health/live", "/v2/health/live")
 """What answers without a token: whether the process is alive, and nothing else."""
 MULTIPART_BYTES = 64 * 2**10
 """What a form may add around its picture."""
+MAX_TENSOR_JSON_BYTES = 8 * 2**20
+"""Of an inference request (Open Inference Protocol) without binary tensors: JSON becomes up to 55 times its size when it is read."""
 LINGER_SECONDS = 5
 """So long is what a refused client still sends taken and thrown away. A socket that is closed with bytes unread is reset, and the reset
 takes the answer from a client that first sends and then reads: most do (nginx has lingering_close for the same)."""
 
+_METHODS = frozenset(HTTPMethod)
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _HEADERS = {
     "X-Content-Type-Options": "nosniff",
@@ -81,7 +86,7 @@ class Door:
             if visit.status is not None:
                 raise  # half an answer is out; only breaking the connection tells the client
             await problems.of(error).response(scope)(scope, receive, visit.send)
-        visit.log_end()
+        visit.end(route=getattr(scope.get("route"), "path", "none"))
 
     def _check(self, headers: Headers) -> None:
         # A web page may let its own host name point here and so read our answers (DNS rebinding); the name gives it away.
@@ -103,6 +108,13 @@ class Door:
     def _limit(self, scope: Scope) -> int:
         if scope["path"] == "/v1/predict":
             return self._settings.max_image_bytes + MULTIPART_BYTES
+        if scope["path"] == "/v1/predict/batch":
+            return self._settings.max_batch_bytes + MULTIPART_BYTES
+        if scope["path"].startswith("/v2/models/"):
+            json_bytes = Headers(scope=scope).get("inference-header-content-length")
+            if json_bytes == "0":  # the whole body is one picture
+                return self._settings.max_image_bytes
+            return MAX_TENSOR_JSON_BYTES if json_bytes is None else self._settings.max_batch_bytes + MAX_TENSOR_JSON_BYTES
         if scope["path"] == "/v1/datasets" and media_type(Headers(scope=scope)) != "application/json":
             return self._settings.max_archive_bytes
         return self._settings.max_json_bytes
@@ -121,12 +133,13 @@ class _Visit:
         self._method, self._path = scope["method"], scope["path"]
         wanted = self.headers.get("x-request-id", "")
         self.request_id = wanted if _REQUEST_ID.fullmatch(wanted) else uuid.uuid4().hex
-        scope.setdefault("state", {})["request_id"] = self.request_id
+        length = self.headers.get("content-length", "")
+        self._length = int(length) if length.isdecimal() else None
+        scope.setdefault("state", {}).update(request_id=self.request_id, body_bytes=limit if self._length is None else self._length)
 
     def check_length(self) -> None:
         """Refuse a body that says itself that it is too long, before any of it is read."""
-        length = self.headers.get("content-length", "0")
-        if length.isdecimal() and int(length) > self._limit:
+        if self._length is not None and self._length > self._limit:
             raise _BodyTooLarge(self._limit)
 
     async def receive(self) -> Message:
@@ -167,14 +180,16 @@ class _Visit:
                 while (await self._receive()).get("more_body", False):
                     pass
 
-    def log_end(self) -> None:
-        """One line for the access log."""
+    def end(self, *, route: str) -> None:
+        """Count the request, and one line for the access log. A method that nobody knows is a label that anybody could make up."""
+        seconds = time.monotonic() - self._began
+        method = self._method if self._method in _METHODS else "other"
+        REQUESTS.labels(method, route, str(self.status)).observe(seconds)
         level = logging.DEBUG if self._path.startswith("/health/") else logging.INFO
-        milliseconds = 1000 * (time.monotonic() - self._began)
         path = json.dumps(self._path[:200])  # quoted: a path may hold line breaks
         log.log(
             level, "event=request method=%s path=%s status=%s ms=%.1f request=%s",
-            self._method, path, self.status, milliseconds, self.request_id,
+            self._method, path, self.status, 1000 * seconds, self.request_id,
         )
 
 
@@ -190,3 +205,9 @@ def token_digest(token: str | None) -> bytes | None:
 
 def _digest(token: str) -> bytes:
     return hashlib.sha256(token.encode()).digest()
+
+
+def address(host: str, port: int) -> str:
+    """Where a client on this machine reaches the service."""
+    name = {"0.0.0.0": "127.0.0.1", "::": "[::1]", "": "127.0.0.1"}.get(host, f"[{host}]" if ":" in host else host)
+    return f"http://{name}:{port}"

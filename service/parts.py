@@ -13,8 +13,10 @@ from catdog.jobs import JobStore
 from catdog.leadership import Leadership
 from catdog.registry import Registry
 from catdog.settings import Settings
+from service.admission import Admission
 from service.decoding import Decoders
 from service.importer import Importer
+from service.lookout import Lookout
 from service.predictors import Predictors
 from service.publisher import Publisher
 from service.reconciler import Reconciler
@@ -29,11 +31,13 @@ class Parts:
     jobs: JobStore
     registry: Registry
     shelf: Shelf
+    admission: Admission
     decoders: Decoders
     predictors: Predictors
     publisher: Publisher
     reconciler: Reconciler
     importer: Importer
+    lookout: Lookout[tuple[dict[str, str], dict[str, str]]] = field(default_factory=Lookout)
     closing: threading.Event = field(default_factory=threading.Event)
     """Set when the service is asked to stop, so that requests that wait for something answer."""
 
@@ -51,6 +55,7 @@ def open_parts(settings: Settings) -> Iterator[Parts]:
         stack.callback(engine.dispose)
         migrate(engine)
         jobs, registry, shelf = JobStore(engine), Registry(engine), Shelf(settings.datasets)
+        admission = Admission(settings.max_predictions, seconds=settings.predict_seconds, room=settings.max_predictions_bytes)
         decoders = Decoders(settings)
         predictors = Predictors(registry, settings.models, device=settings.device)
         publisher = Publisher(settings.redis_url)
@@ -59,7 +64,8 @@ def open_parts(settings: Settings) -> Iterator[Parts]:
         for part in (decoders, predictors, publisher, reconciler, importer):
             stack.callback(part.close)
             part.start()
-        parts = Parts(settings, jobs, registry, shelf, decoders, predictors, publisher, reconciler, importer)
+        parts = Parts(settings, jobs, registry, shelf, admission, decoders, predictors, publisher, reconciler, importer)
+        stack.callback(parts.lookout.close)
         stack.callback(parts.closing.set)
         yield parts
 

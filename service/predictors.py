@@ -1,13 +1,15 @@
 """Predictors, Served: the models that answer now, swapped without a restart.
 
 Once a second a thread reads where the aliases point. A new version is loaded aside: its files are checked, its golden pictures
-answered, its session warm. Only then it takes over. A package that fails leaves the old one at work, and /health/ready says so.
+answered, its session warm. Only then it takes over. A package that fails leaves the old one at work and is quarantined: it is not tried
+again before its files are others, or somebody sets an alias by hand; /health/ready and /v1/models say why.
+
+Another version is loaded when its number is asked for. One thread loads, one package at a time, and only so many may be waited for.
 """
 
+import contextlib
 import logging
 import threading
-import time
-from collections import OrderedDict
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -17,19 +19,22 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from catdog import device as devices
 from catdog.errors import CatdogError, CorruptPackage, NoModel, NotFound, Unavailable
 from catdog.inference import Prediction, Predictor
 from catdog.registry import Model, Registry
+from service.batching import Batching
 
 log = logging.getLogger("catdog.service.predictors")
 
 DEFAULT_ALIAS = "champion"
 READ_SECONDS = 1.0
-RETRY_SECONDS = 30.0
-"""A package that failed is tried again after so long: its files may have been put right."""
-KEPT_VERSIONS = 2
-"""Versions that were asked for by number stay loaded, this many of them."""
+KEPT_VERSIONS = 4
+"""So many versions that no alias means and that were asked for by number stay loaded, some 100 MB each; the one that was not asked for
+longest goes first."""
+MOST_LOADS = 4
+"""Versions that requests may wait for, the one that is being loaded included: a second or so each."""
+MAX_DIGITS = 10
+"""A number of so many digits is no version's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,13 +46,12 @@ class Served:
 
 
 @dataclass(frozen=True, slots=True)
-class Failure:
-    """A version that an alias points to and that cannot be loaded."""
+class Quarantine:
+    """Why a package is not tried again as long as it looks the same."""
 
-    version: int
     message: str
-    at: float
-    """By the monotonic clock."""
+    files: tuple[tuple[str, int, int], ...]
+    """Name, bytes and time of change (ns) of each of its files."""
 
 
 class Predictors:
@@ -58,22 +62,25 @@ class Predictors:
         self._models = models
         self._device = device
         self._aliases: Mapping[str, Served] = {}  # replaced as a whole, so a reader never sees half a swap
-        self._versions: OrderedDict[int, Served] = OrderedDict()
-        self._failures: Mapping[str, Failure] = {}
-        self._loading = threading.RLock()
+        self._versions: dict[int, Served] = {}  # by number alone; the one asked for last is at the end
+        self._wanted: Mapping[str, int] = {}  # where the aliases pointed when they were read last
+        self._quarantine: Mapping[int, Quarantine] = {}
+        self._loads: dict[int, Future[Served]] = {}  # that are under way, or wait for the thread
+        self._loader = ThreadPoolExecutor(1, "load")
+        self._changing = threading.Lock()  # of _versions and _loads
         self._woken = threading.Event()
         self._closing = False
         self._readable = True
         self._thread = threading.Thread(target=self._follow, name="predictors", daemon=True)
-        # A call computes on one thread: that many side by side give more answers a second than one call over all cores.
-        self._threads = ThreadPoolExecutor(devices.cores(), "infer")
+        self._batching = Batching(device)
 
     def start(self) -> None:
         """Begin to follow the aliases."""
         self._thread.start()
 
     def wake(self) -> None:
-        """Say that an alias may have moved."""
+        """Say that somebody has set an alias: what is in quarantine gets another try."""
+        self._quarantine = {}
         self._woken.set()
 
     def close(self) -> None:
@@ -82,7 +89,8 @@ class Predictors:
         self._woken.set()
         if self._thread.is_alive():
             self._thread.join()
-        self._threads.shutdown()
+        self._loader.shutdown(cancel_futures=True)
+        self._batching.close()
 
     def serving(self) -> dict[str, int]:
         """The version that answers for each alias."""
@@ -90,31 +98,38 @@ class Predictors:
 
     def failures(self) -> dict[str, dict[str, Any]]:
         """By alias, the version that should answer and cannot, and why."""
-        return {alias: {"version": failure.version, "message": failure.message} for alias, failure in self._failures.items()}
+        quarantined = self.quarantined()
+        return {
+            alias: {"version": version, "message": quarantined[version]}
+            for alias, version in self._wanted.items() if version in quarantined
+        }
+
+    def quarantined(self) -> dict[int, str]:
+        """The versions that could not be loaded here, and why."""
+        return {version: quarantine.message for version, quarantine in self._quarantine.items()}
 
     def find(self, name: str | None) -> Served | None:
-        """The loaded model of an alias (None: the default one), without waiting for anything."""
-        return self._aliases.get(DEFAULT_ALIAS if name is None else name)
+        """The model of an alias (None: the default one) or of a version's number, if it is loaded; waits for nothing."""
+        if name is None or not name.isdecimal() or len(name) >= MAX_DIGITS:
+            return self._aliases.get(DEFAULT_ALIAS if name is None else name)
+        with self._changing:
+            return self._loaded(int(name))
 
-    def get(self, name: str | None) -> Served:
-        """The model of an alias (None: the default one) or of a version's number, loaded now if need be. May take a second.
+    def load(self, name: str | None) -> Future[Served]:
+        """The model of an alias (None: the default one) or of a version's number, loaded if need be. Who asks meanwhile gets the same load.
 
         Raises:
             NoModel: no name was given and nothing has been published for the default alias.
             NotFound: no such alias or version.
-            Unavailable: its package cannot be loaded.
+            Unavailable: MOST_LOADS others are awaited.
+            CorruptPackage: of the future: its package cannot be loaded.
         """
-        version = resolve(self._registry, name)
-        try:
-            return self._load(version)
-        except CorruptPackage as error:
-            raise Unavailable(
-                f"Expected model {version} to be loadable. Received: {error.message}", remedy="Ask for another version, or train anew.",
-            ) from error
+        model = self._registry.get(resolve(self._registry, name))  # what does not exist takes no place
+        return self._begin(model, keep=True)
 
-    def infer(self, served: Served, pixels: NDArray[np.uint8]) -> Future[list[Prediction]]:
-        """Answer pixels (N, S, S, 3) uint8 in a thread of ours."""
-        return self._threads.submit(served.predictor.predict, pixels)
+    def infer(self, served: Served, pixels: NDArray[np.uint8], *, explain: bool = False, alone: bool = False) -> Future[list[Prediction]]:
+        """Answer pixels (N, S, S, 3) uint8 in a thread of ours; `alone`: nobody else asks now."""
+        return self._batching.submit(served.predictor, pixels, explain=explain, alone=alone)
 
     def _follow(self) -> None:
         while not self._closing:
@@ -130,43 +145,92 @@ class Predictors:
             self._woken.wait(READ_SECONDS)
 
     def _look(self) -> None:
-        aliases = self._registry.aliases()
-        for alias, version in aliases.items():
-            current, failure = self._aliases.get(alias), self._failures.get(alias)
-            if current is not None and current.model.version == version:
-                self._failures = {name: failed for name, failed in self._failures.items() if name != alias}
-            elif failure is None or failure.version != version or time.monotonic() - failure.at > RETRY_SECONDS:
+        wanted = self._registry.aliases()
+        if wanted != self._wanted:  # somebody has set one, perhaps by another service
+            self._quarantine = {}
+        self._wanted = wanted
+        for alias, version in wanted.items():
+            current = self._aliases.get(alias)
+            if current is None or current.model.version != version:
                 self._swap(alias, version)
 
     def _swap(self, alias: str, version: int) -> None:
         try:
-            served = self._load(version)
-        except CatdogError as error:
-            log.error("event=model_not_loaded alias=%s version=%d error=%r", alias, version, error.message)
-            self._failures = {**self._failures, alias: Failure(version, error.message, time.monotonic())}
-            return
+            served = self._begin(self._registry.get(version), keep=False).result()
+        except (CorruptPackage, NotFound):
+            return  # the log has it, and the quarantine; other aliases go on
         self._aliases = {**self._aliases, alias: served}
-        self._failures = {name: failure for name, failure in self._failures.items() if name != alias}
+        with self._changing:
+            self._versions.pop(version, None)
         log.info("event=model_served alias=%s version=%d", alias, version)
 
-    def _load(self, version: int) -> Served:
-        with self._loading:
-            loaded = {served.model.version: served for served in self._aliases.values()} | self._versions
-            if version in loaded:
-                if version in self._versions:
-                    self._versions.move_to_end(version)
-                return loaded[version]
-            model = self._registry.get(version)
-            try:
-                served = Served(model, Predictor.load(self._models / model.digest, device=self._device, threads=1))
-            except CatdogError:
-                raise
-            except Exception as error:  # onnxruntime raises its own kinds, without a common parent
-                raise CorruptPackage(f"Expected a network that onnxruntime opens. Received: {type(error).__name__}.") from error
-            self._versions[version] = served
-            while len(self._versions) > KEPT_VERSIONS:
-                self._versions.popitem(last=False)
+    def _begin(self, model: Model, *, keep: bool) -> Future[Served]:
+        """Begin to load a model, unless it is loaded or somebody has; `keep`: because its number was asked for."""
+        with self._changing:
+            if (loading := self._loads.get(model.version)) is not None:
+                return loading
+            if (served := self._loaded(model.version)) is not None:
+                done: Future[Served] = Future()
+                done.set_result(served)
+                return done
+            if keep and len(self._loads) >= MOST_LOADS:
+                raise Unavailable(f"Expected at most {MOST_LOADS} models that are awaited. Received: one more, version {model.version}.")
+            loading = self._loads[model.version] = self._loader.submit(self._load, model, keep=keep)
+            return loading
+
+    def _load(self, model: Model, *, keep: bool) -> Served:
+        try:
+            with self._changing:
+                served = self._loaded(model.version)  # an alias may have come to mean it since this load was asked for
+            if served is not None:
+                return served
+            served = self._open(model)
+            with self._changing:
+                if keep:
+                    self._versions = dict([*self._versions.items(), (model.version, served)][-KEPT_VERSIONS:])
             return served
+        except CorruptPackage as error:
+            message = f"Expected model {model.version} to be loadable. Received: {error.message}"
+            raise CorruptPackage(message, remedy="Ask for another version, or train anew.") from error
+        finally:
+            with self._changing:
+                del self._loads[model.version]
+
+    def _loaded(self, version: int) -> Served | None:
+        if (served := self._versions.pop(version, None)) is not None:
+            self._versions[version] = served
+            return served
+        return next((served for served in self._aliases.values() if served.model.version == version), None)
+
+    def _open(self, model: Model) -> Served:
+        """Load a model, unless it is in quarantine; what cannot be loaded goes there."""
+        version, folder = model.version, self._models / model.digest
+        files = _files(folder)
+        quarantine = self._quarantine.get(version)
+        if quarantine is not None and quarantine.files == files:
+            raise CorruptPackage(quarantine.message)
+        try:
+            served = Served(model, self._predictor(model, folder))
+        except CorruptPackage as error:
+            self._quarantine = {**self._quarantine, version: Quarantine(error.message, files)}
+            log.error("event=model_quarantined version=%d reason=%r", version, error.message)
+            raise
+        self._quarantine = {number: other for number, other in self._quarantine.items() if number != version}
+        return served
+
+    def _predictor(self, model: Model, folder: Path) -> Predictor:
+        predictor = Predictor.load(folder, device=self._device, shared=True, digest=model.digest)
+        if list(predictor.labels) != model.labels:
+            raise CorruptPackage(f"Expected the labels {model.labels} of model {model.version}. Received: {list(predictor.labels)}.")
+        return predictor
+
+
+def _files(folder: Path) -> tuple[tuple[str, int, int], ...]:
+    """What a package looks like from outside; empty where there is none."""
+    with contextlib.suppress(OSError):  # a folder that is being put right changes while it is looked at
+        facts = ((path, path.stat()) for path in sorted(folder.rglob("*")))
+        return tuple((str(path.relative_to(folder)), fact.st_size, fact.st_mtime_ns) for path, fact in facts)
+    return ()
 
 
 def resolve(registry: Registry, name: str | None) -> int:
@@ -176,7 +240,7 @@ def resolve(registry: Registry, name: str | None) -> int:
         NoModel: no name was given and the default alias points nowhere.
         NotFound: there is no such alias.
     """
-    if name is not None and name.isdecimal() and len(name) < 10:
+    if name is not None and name.isdecimal() and len(name) < MAX_DIGITS:
         return int(name)
     aliases = registry.aliases()
     if name is None and DEFAULT_ALIAS not in aliases:

@@ -63,6 +63,7 @@ SCHEMA: dict[str, Any] = {
         "code": {"type": "string"},
         "request_id": {"type": "string", "description": "Also in X-Request-ID and in the service's log."},
         "remedy": {"type": "string", "description": "What to do."},
+        "error": {"type": "string", "description": "Under /v2: the detail, where the Open Inference Protocol has it."},
         "errors": {
             "type": "array",
             "items": {"type": "object", "properties": {"pointer": {"type": "string"}, "detail": {"type": "string"}}},
@@ -88,6 +89,11 @@ class Problem:
 
     def response(self, scope: Scope) -> JSONResponse:
         """This problem as the answer to the request of `scope`."""
+        headers = self.headers | ({"Retry-After": str(_RETRY_SECONDS)} if self.status == HTTPStatus.SERVICE_UNAVAILABLE else {})
+        return JSONResponse(self.body(scope), self.status, headers, media_type="application/problem+json")
+
+    def body(self, scope: Scope) -> dict[str, Any]:
+        """This problem as it is sent; also for one of several things that a request asks for."""
         body = {
             "type": f"/problems/{self.code}",
             "title": title(self.code),
@@ -99,8 +105,9 @@ class Problem:
             "remedy": self.remedy,
             "errors": self.errors,
         }
-        headers = self.headers | ({"Retry-After": str(_RETRY_SECONDS)} if self.status == HTTPStatus.SERVICE_UNAVAILABLE else {})
-        return JSONResponse(body | self.extra, self.status, headers, media_type="application/problem+json")
+        if f"{scope['path']}/".startswith("/v2/"):
+            body["error"] = body["detail"]
+        return body | self.extra
 
 
 async def answer(request: Request, error: Exception) -> JSONResponse:
@@ -156,6 +163,8 @@ def _of_catdog(error: CatdogError) -> Problem:
         wrong = [{"pointer": field, "detail": error.message}]
     elif isinstance(error, BadDataset):
         wrong = [{"pointer": "", "detail": offender} for offender in error.offenders]
+    elif isinstance(error, errors.NotPromoted):
+        extra = {"comparison": error.comparison}
     elif isinstance(error, TooLarge):
         extra = {"limit": error.limit}
     elif isinstance(error, errors.Forbidden):

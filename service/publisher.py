@@ -10,10 +10,13 @@ import queue
 import threading
 from collections.abc import Iterable
 from enum import StrEnum
-
-from celery import Celery
+from functools import cached_property
+from typing import TYPE_CHECKING
 
 from catdog.broker import OPTIONS, QUEUE, TASK
+
+if TYPE_CHECKING:
+    from celery import Celery
 
 log = logging.getLogger("catdog.service.publisher")
 
@@ -41,10 +44,18 @@ class Publisher:
         self.state = QueueState.UNSET if redis_url is None else QueueState.UNKNOWN
         self._inbox: queue.Queue[str | tuple[str, ...] | None] = queue.Queue(MAX_INBOX)
         self._closing = False
+        self._redis_url = redis_url
         self._thread = threading.Thread(target=self._work, name="publisher", daemon=True)
-        self._celery = Celery("catdog", broker=redis_url, set_as_current=False)
-        self._celery.conf.update(OPTIONS)
-        self._celery.conf.broker_transport_options = {**OPTIONS["broker_transport_options"], **PATIENCE}
+
+    @cached_property
+    def _celery(self) -> "Celery":
+        """Made when it is first needed, in the thread that publishes: importing it is a tenth of what a service takes to be ready."""
+        from celery import Celery
+
+        app = Celery("catdog", broker=self._redis_url, set_as_current=False)
+        app.conf.update(OPTIONS)
+        app.conf.broker_transport_options = {**OPTIONS["broker_transport_options"], **PATIENCE}
+        return app
 
     def start(self) -> None:
         """Begin to publish."""
@@ -57,7 +68,8 @@ class Publisher:
         self._put(None)
         if self._thread.is_alive():
             self._thread.join()
-        self._celery.close()
+        if "_celery" in vars(self):
+            self._celery.close()
 
     def publish(self, job_id: str) -> None:
         """Wake a worker for one job, soon."""

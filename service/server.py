@@ -19,14 +19,14 @@ from catdog.files import write_atomically
 from catdog.machine import Machine, problems
 from catdog.settings import Settings
 from service.app import create_app
+from service.door import address
+from service.protocol import Protocol
 
 log = logging.getLogger("catdog.service")
 
 GRACE_SECONDS = 5
 """From SIGTERM until requests under way are cut off."""
 BACKLOG = 2048
-MAX_HEAD_BYTES = 64 * 2**10
-"""So much of a request line with headers is kept while its end has not come. Nothing behind the protocol sees it before that."""
 
 
 class Server(uvicorn.Server):
@@ -34,8 +34,7 @@ class Server(uvicorn.Server):
 
     def __init__(self, app: FastAPI, settings: Settings) -> None:
         super().__init__(uvicorn.Config(
-            # Not httptools, which uvicorn would rather take: it puts no limit to the headers of a request.
-            app, loop="uvloop", http="h11", h11_max_incomplete_event_size=MAX_HEAD_BYTES, ws="none", lifespan="on",
+            app, loop="uvloop", http=Protocol, ws="none", lifespan="on",
             log_config=None, access_log=False,
             server_header=False, proxy_headers=False, timeout_graceful_shutdown=GRACE_SECONDS,
         ))
@@ -70,6 +69,9 @@ class Server(uvicorn.Server):
 
 def main() -> int:
     """Serve until SIGTERM or SIGINT; return the exit status: 0, or 2 when this machine is not set up to run."""
+    # Each line would look for its thread, its process and its caller, which none shows (logging HOWTO, "Optimization").
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
+    logging._srcfile = None
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="time=%(asctime)s level=%(levelname)s logger=%(name)s %(message)s")
     for name in ("uvicorn", "filelock", "kombu", "celery", "amqp"):
         logging.getLogger(name).setLevel(logging.WARNING)
@@ -109,12 +111,6 @@ def listen(host: str, port: int) -> socket.socket:
         ) from error
     listener.setblocking(False)
     return listener
-
-
-def address(host: str, port: int) -> str:
-    """Where a client on this machine reaches the service."""
-    name = {"0.0.0.0": "127.0.0.1", "::": "[::1]", "": "127.0.0.1"}.get(host, f"[{host}]" if ":" in host else host)
-    return f"http://{name}:{port}"
 
 
 def _leave(_number: int, _frame: FrameType | None) -> NoReturn:

@@ -1,7 +1,6 @@
 """A real service for the tests: uvicorn on a free port, SQLite, decoders, and model packages small enough to make by hand."""
 
 import asyncio
-import hashlib
 import io
 import json
 import os
@@ -19,15 +18,22 @@ import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
+from catdog.calibration import Bank, Calibration
 from catdog.files import sha256_of
 from catdog.images import Preprocess, decode
+from catdog.inference import FORMAT
 from catdog.jobs import Claim, JobStore
 from catdog.process import Identity
 from catdog.registry import Model, Registry
 from catdog.settings import Settings
+from service import lookout
 from service.app import create_app
+from service.door import address
 from service.parts import Parts
-from service.server import Server, address, listen
+from service.server import Server, listen
+
+OPERATORS_PATIENCE_SECONDS, lookout.PATIENCE_SECONDS = lookout.PATIENCE_SECONDS, 30.0
+"""On a busy machine a look takes longer than an operator has patience; what is asked here is what there is, not how soon."""
 
 SIZE = 16
 CONFIG = {"dataset": "ds_" + "0" * 32, "model": "resnet18"}
@@ -57,8 +63,15 @@ def archive(names: Sequence[str]) -> bytes:
     return file.getvalue()
 
 
-def make_package(models: Path, *, labels: Sequence[str] = ("cat", "dog"), gain: float = 8.0) -> str:
-    """A whole package whose network averages the pixels: red is the first label, green the second. Returns its digest."""
+def make_package(
+    models: Path, *, labels: Sequence[str] = ("cat", "dog"), gain: float = 8.0, bias: float = 0.0, confidence: float = 0.0,
+    distance: float = 2.0, explains: bool = True, seen: Sequence[str] = (), **facts: Any,
+) -> str:
+    """A whole package whose network averages the pixels: red is the first label, green the second. Returns its digest.
+
+    `confidence` and `distance` are its thresholds, by default such that every picture gets a label; its bank holds red and green.
+    The first label is given to what is greener by up to `bias`, of 255; `facts` is what else package.json shall say.
+    """
     folder = models / "unfinished"
     (folder / "golden").mkdir(parents=True)
     weights = np.zeros((3, len(labels)), np.float32)
@@ -66,13 +79,20 @@ def make_package(models: Path, *, labels: Sequence[str] = ("cat", "dog"), gain: 
     graph = helper.make_graph(
         [
             helper.make_node("Cast", ["pixels"], ["float"], to=TensorProto.FLOAT),
-            helper.make_node("ReduceMean", ["float", "axes"], ["features"], keepdims=0),
-            helper.make_node("MatMul", ["features", "weights"], ["logits"]),
+            helper.make_node("Transpose", ["float"], ["activation"], perm=[0, 3, 1, 2]),
+            helper.make_node("ReduceMean", ["activation", "axes"], ["features"], keepdims=0),
+            helper.make_node("MatMul", ["features", "weights"], ["unbiased"]),
+            helper.make_node("Add", ["unbiased", "bias"], ["logits"]),
         ],
         "average",
         [helper.make_tensor_value_info("pixels", TensorProto.UINT8, ["N", SIZE, SIZE, 3])],
-        [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", size]) for name, size in (("logits", len(labels)), ("features", 3))],
-        [numpy_helper.from_array(np.array([1, 2], np.int64), "axes"), numpy_helper.from_array(weights, "weights")],
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", *shape]) for name, shape in (
+            ("logits", [len(labels)]), ("features", [3]), *([("activation", [3, SIZE, SIZE])] if explains else []),
+        )],
+        [numpy_helper.from_array(value, name) for name, value in (
+            ("axes", np.array([2, 3], np.int64)), ("weights", weights),
+            ("bias", np.eye(1, len(labels), dtype=np.float32)[0] * np.float32(bias * gain / 255)),
+        )],
     )
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), folder / "model.onnx")
     preprocess = Preprocess(image_size=SIZE)
@@ -82,12 +102,26 @@ def make_package(models: Path, *, labels: Sequence[str] = ("cat", "dog"), gain: 
     pixels = np.stack([preprocess.pixels(decode(data)) for data in golden])
     (logits,) = onnxruntime.InferenceSession(folder / "model.onnx").run(["logits"], {"pixels": pixels})
     np.save(folder / "golden" / "logits.npy", logits)
+    (folder / "seen.txt").write_text("\n".join(seen))
+    np.save(folder / "head.npy", weights.T)
+    Bank.of(np.array([[200, 10, 0], [10, 200, 0]] * 10, np.float32)).save(folder / "bank.npz")
     files = {str(path.relative_to(folder)): sha256_of(path) for path in sorted(folder.rglob("*")) if path.is_file()}
-    manifest = {"format": 1, "labels": list(labels), "preprocess": preprocess.to_dict(), "files": files}
-    text = json.dumps(manifest)
-    (folder / "package.json").write_text(text)
-    digest = hashlib.sha256(text.encode()).hexdigest()
-    folder.rename(models / digest)
+    manifest = {
+        "format": FORMAT, "labels": list(labels), "preprocess": preprocess.to_dict(), "config": CONFIG, "files": files,
+        "quantisation": {"served": "float32"}, **Calibration(1.0, confidence, distance).to_dict(), **facts,
+    }
+    (folder / "package.json").write_text(json.dumps(manifest))
+    return seal(folder)
+
+
+def seal(folder: Path) -> str:
+    """Make a package whole by its checksums, whatever is in it, and give its folder the name that says so. Returns its digest."""
+    path = folder / "package.json"
+    manifest = json.loads(path.read_text())
+    manifest["files"] = {name: sha256_of(folder / name) for name in manifest["files"]}
+    path.write_text(json.dumps(manifest))
+    digest = sha256_of(path)
+    folder.rename(folder.with_name(digest))
     return digest
 
 
@@ -102,13 +136,17 @@ def claim(jobs: JobStore, *, owner: int | None = None) -> Claim:
 def publish(parts: Parts, *, promote: Any = "auto", **options: Any) -> Model:
     """A published model with a package of its own."""
     digest = make_package(parts.settings.models, **options)
-    return publish_digest(parts.jobs, parts.registry, digest, promote=promote)
+    return publish_digest(parts.jobs, parts.registry, digest, promote=promote, labels=options.get("labels", ("cat", "dog")))
 
 
-def publish_digest(jobs: JobStore, registry: Registry, digest: str, *, promote: Any = "auto") -> Model:
-    """A row for a package."""
-    model = registry.publish(claim(jobs), digest=digest, labels=["cat", "dog"], metrics={}, alias="champion", promote=promote)
+def publish_digest(
+    jobs: JobStore, registry: Registry, digest: str, *, promote: Any = "auto", labels: Sequence[str] = ("cat", "dog"),
+) -> Model:
+    """A row for a package; with promote=auto it is the champion, whatever the gate says."""
+    model = registry.publish(claim(jobs), digest=digest, labels=labels, metrics={}, alias="champion", promote=promote)
     assert model is not None
+    if promote == "auto":
+        registry.set_alias("champion", model.version, "published by a test", force=True)
     return model
 
 

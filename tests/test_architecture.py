@@ -16,16 +16,19 @@ ROOT = Path(__file__).parent.parent
 SOURCES = sorted(path for room in ("catdog", "service", "worker") for path in (ROOT / room).rglob("*.py"))
 
 SERVICE_MAY = {
-    "jobs", "registry", "database", "leadership", "broker", "inference", "calibration", "images", "datasets", "labels", "sources",
-    "plans", "balance", "staging", "catalogue", "machine", "weights", "progress", "config", "settings", "plots", "device", "errors",
-    "process", "files",
+    "jobs", "kinds", "registry", "database", "leadership", "broker", "inference", "calibration", "explanation", "images", "datasets",
+    "labels", "sources", "plans", "balance", "staging", "catalogue", "machine", "weights", "progress", "config", "settings", "plots",
+    "device", "errors", "process", "files",
     "epochs", "inheritance",  # what a run has measured so far, and whether it left something to go on from
     "doctor.findings", "doctor.curve",  # what the doctor has written down, and what the curves say: read, never examined
 }
-WORKER_MAY = {"jobs", "registry", "database", "broker", "progress", "config", "settings", "device", "errors", "process", "files"}
+WORKER_MAY = {
+    "jobs", "kinds", "registry", "comparison", "database", "broker", "progress", "config", "settings", "device", "errors", "process",
+    "files",
+}
 TORCH_FREE = (
-    "catdog", "catdog.inference", "catdog.images", "catdog.datasets", "catdog.sources", "catdog.corpora", "catdog.catalogue",
-    "catdog.weights", "catdog.jobs",
+    "catdog", "catdog.inference", "catdog.judgement", "catdog.images", "catdog.datasets", "catdog.sources", "catdog.corpora",
+    "catdog.catalogue", "catdog.weights", "catdog.jobs", "catdog.kinds", "catdog.predictions", "catdog.contest",
     "catdog.registry", "catdog.broker", "catdog.device", "catdog.plots", "catdog.tracking", "catdog.doctor.findings", "catdog.doctor.curve",
     "catdog.cli", "catdog.stack", "service.app", "worker.app",
 )
@@ -53,7 +56,7 @@ def test_who_may_import_whom(path: Path) -> None:
         inner = ".".join(rest.split(".")[:2]) if rest.startswith("doctor.") else rest.partition(".")[0]
         if room == "catdog":
             assert top not in ("service", "worker", "fastapi", "starlette", "uvicorn", "celery", "kombu"), module
-            if path.stem not in ("database", "jobs", "leadership", "registry"):
+            if path.stem not in ("database", "jobs", "leadership", "migrations", "registry"):
                 assert top != "sqlalchemy", module
         else:
             assert top != "torch", module
@@ -116,7 +119,7 @@ def pins(name: str) -> set[str]:
 def test_each_lock_is_a_part_of_the_larger_one_and_torch_has_its_own() -> None:
     service, worker, full, torch = pins("service-cpu"), pins("worker"), pins("full"), pins("torch")
     assert service < worker < full
-    heavy = re.compile(r"(torch|torchvision|triton|nvidia|cuda)[^=]*==")
+    heavy = re.compile(r"(torch|torchvision|triton|nvidia-[^=]*|cuda-[^=]*)==")
     assert not [pin for pin in full if heavy.match(pin)] and all(map(heavy.match, torch))
     assert {pin.partition("==")[0] for pin in torch} >= {"torch", "torchvision"}
 

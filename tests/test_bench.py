@@ -1,15 +1,19 @@
-"""The training bench works: what the GPU runs, on the CPU with tiny numbers. How fast anything is, it alone says."""
+"""The benches work: what the GPU runs, on the CPU with tiny numbers; what is said of rows. How fast anything is, they alone say."""
 
+import io
 import json
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
-from tests.bench import training
+from tests.bench import serving, training
 from tests.pictures import lay_out, pets
 
-REQUIREMENTS = Path(__file__).parent.parent / "requirements"
+ROOT = Path(__file__).parent.parent
+REQUIREMENTS = ROOT / "requirements"
 
 
 def test_the_peers_lock_adds_to_the_environment_and_changes_nothing_in_it() -> None:
@@ -18,6 +22,40 @@ def test_the_peers_lock_adds_to_the_environment_and_changes_nothing_in_it() -> N
     assert names["bench"] >= {"lightning", "fastai"} and not names["bench"] & (names["full"] | names["torch"])
     text = (REQUIREMENTS / "bench.txt").read_text()
     assert "://" not in text and "--hash=sha256:" in text
+
+
+def test_the_servers_lock_holds_what_the_environment_lacks() -> None:
+    text = (REQUIREMENTS / "servers.txt").read_text()
+    pins = {name: set(re.findall(r"^([a-z0-9][^ \n]*==[^ \n]+)", (REQUIREMENTS / f"{name}.txt").read_text(), re.MULTILINE))
+            for name in ("servers", "full", "torch")}
+    assert {pin.partition("==")[0] for pin in pins["servers"]} >= {"litserve", "bentoml"}
+    assert not pins["servers"] & (pins["full"] | pins["torch"]) and "://" not in text and "--hash=sha256:" in text
+
+
+def test_make_knows_the_bench_of_the_gate_and_says_what_it_needs() -> None:
+    given, bare = (
+        subprocess.run(["make", "--dry-run", "gate", *data], cwd=ROOT, capture_output=True, text=True, check=False)
+        for data in (["GATE_DATA=my photos"], [])
+    )
+    assert given.returncode == 0 and '-m tests.bench.gate --data "my photos"' in given.stdout, given.stderr
+    assert bare.returncode != 0 and "Expected GATE_DATA=FOLDER" in bare.stderr
+
+
+def test_the_serving_table_says_what_came_of_its_marks(tmp_path: Path) -> None:
+    def row(contender: str, connections: int, pace: float, p50: float) -> dict[str, object]:
+        return {
+            "case": "b0-web", "contender": contender, "connections": connections, "requests_per_second": pace, "p50_ms": p50, "p95_ms": p50,
+            "p99_ms": p50, "not_200": 3, "broken": 1, "timeouts": 0, "memory_mb": 9,
+        }
+
+    figures = (("catdog", 6, 5), ("One", 3, 9), ("Other", 2, 8))
+    rows = [row(name, number, pace * number, p50) for name, pace, p50 in figures for number in (1, 16)]
+    rows.append({"case": "b0-web", "contender": serving.RAW, "connections": 0, "requests_per_second": 120})
+    console = Console(record=True, width=140, file=io.StringIO())
+    serving.report("b0-web", rows, console)
+    shown = console.export_text()
+    assert "2.00 times the best peer, One (the mark is 1.5); 80% of the raw loop (the mark is 90%)" in shown
+    assert "p50 5.0 ms; the quickest peer, Other: 8.0 ms" in shown and shown.count(" 4 ") >= 6
 
 
 def test_the_gpu_table_on_the_cpu_with_tiny_numbers(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

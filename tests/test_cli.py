@@ -8,7 +8,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from catdog import __version__
 from catdog import run as phases
@@ -39,13 +41,43 @@ def test_predict_answers_with_a_package(finished: Finished) -> None:
     done = command_line("predict", "--package", str(finished.run / "package"), "--json", picture, settings=finished.settings)
     assert done.returncode == 0, done.stderr
     answer = json.loads(done.stdout)
-    assert answer["file"] == picture and answer["label"] in answer["probabilities"]
+    assert answer["file"] == picture and set(answer["probabilities"]) == {"cat", "dog"}
+    assert (answer["decision"], answer["label"] is None) in (("label", False), ("abstain", True))
+    said = command_line("predict", "--package", str(finished.run / "package"), picture, settings=finished.settings).stdout
+    assert f"{answer['label']} " in said if answer["label"] else "none: unlike the pictures it was trained on (at best " in said
+
+
+def test_a_package_is_judged(finished: Finished, tmp_path: Path) -> None:
+    """By its own pictures, and by noise, which is none of them."""
+    noise = tmp_path / "noise"
+    noise.mkdir()
+    for seed in range(5):
+        Image.fromarray(np.random.default_rng(seed).integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(noise / f"{seed}.png")
+    (noise / "broken.png").write_bytes(b"nothing")
+    judge = ("models", "judge", str(finished.run / "package"), "--data", str(finished.pictures), "--strangers", str(noise))
+    done = command_line(*judge, "--json", "--picture", str(tmp_path / "drawn.svg"), settings=finished.settings)
+    assert done.returncode == 0, done.stderr
+    figures = json.loads(done.stdout)
+    assert figures["images"] == 40 and figures["strange_images"] == 5 and figures["unreadable"] == 1
+    low, high = figures["ece_of_calibrated"]
+    assert 0 <= low < high < 1 and 0 <= figures["auroc_of_distance"] <= 1
+    assert "before calibration" in (tmp_path / "drawn.svg").read_text()
+    table = command_line(*judge, settings=finished.settings).stdout
+    assert "40 pictures of the labels" in table and "5 pictures of none" in table and "broken.png" in table
+
+
+def test_a_package_is_judged_by_its_own_labels_alone(finished: Finished, tmp_path: Path) -> None:
+    (tmp_path / "rabbit.1.png").write_bytes(b"nothing")
+    done = command_line(
+        "models", "judge", str(finished.run / "package"), "--data", str(tmp_path), "--labels", "cat,rabbit", settings=finished.settings,
+    )
+    assert done.returncode == 2 and done.stderr.startswith("error: Expected ") and "Traceback" not in done.stderr
 
 
 def test_predict_before_any_model_exits_2(settings: Settings, finished: Finished) -> None:
     done = command_line("predict", str(next(finished.pictures.iterdir())), settings=settings)
     assert done.returncode == 2
-    assert done.stderr.startswith("error: Expected a published model") and "Traceback" not in done.stderr
+    assert done.stderr.startswith("error: Expected published models") and "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ from sqlalchemy.exc import IntegrityError
 
 from catdog.database import CONNECTIONS, SCHEMA, create_engine, jobs, migrate, reading, timestamp, writing
 from catdog.errors import BadSettings, Unavailable
+from catdog.registry import Registry
 
 if TYPE_CHECKING:
     from tests.postgres import Postgres  # the processes that tests start here import this file, and need little of it
@@ -159,7 +160,7 @@ def test_a_server_that_has_stopped_answering_is_unavailable(
         insert(connection)
         backend = connection.scalar(text("SELECT pg_backend_pid()"))
     assert isinstance(backend, int)
-    monkeypatch.setattr("catdog.database.BUSY_SECONDS", -0.5)  # half a second, see _Impatient
+    monkeypatch.setattr("catdog.database.BUSY_SECONDS", -0.5)  # half a second, see Impatient
     os.kill(backend, signal.SIGSTOP)
     os.kill(postgres.server.pid, signal.SIGSTOP)  # the one who would answer to a new connection
     try:
@@ -260,6 +261,38 @@ def test_migrating_twice_changes_nothing(engine: Engine) -> None:
     assert number(engine) == [SCHEMA]
     with reading(engine) as connection:
         assert len(connection.execute(jobs.select()).all()) == 1
+
+
+def shape(engine: Engine) -> dict[str, object]:
+    """Every table, with its columns, keys and indexes, as the database itself tells of them."""
+    looked = inspect(engine)
+    return {
+        name: (
+            [(column["name"], str(column["type"]), column["nullable"], column["default"]) for column in looked.get_columns(name)],
+            looked.get_pk_constraint(name)["constrained_columns"],
+            sorted((key["constrained_columns"], key["referred_table"]) for key in looked.get_foreign_keys(name)),
+            sorted((index["name"] or "", index["column_names"]) for index in looked.get_indexes(name)),
+        )
+        for name in looked.get_table_names()
+    }
+
+
+def test_a_database_of_the_first_schema_becomes_a_present_one_and_keeps_what_it_has(engine: Engine) -> None:
+    wanted, kind = shape(engine), engine.dialect.name
+    if kind == "sqlite":
+        Path(engine.url.database or "").unlink()
+    with writing(engine) as connection:
+        emptied = () if kind == "sqlite" else ("DROP SCHEMA public CASCADE", "CREATE SCHEMA public")
+        made = (Path(__file__).parent / "golden" / f"schema_1.{kind}.sql").read_text()
+        for statement in (*emptied, *made.removesuffix(";\n").split(";\n\n"), "INSERT INTO catdog_schema VALUES (1)"):
+            connection.exec_driver_sql(statement)
+        insert(connection)
+        connection.exec_driver_sql("INSERT INTO models (job_id, digest, labels, metrics, created) VALUES ('job_1', 'ab', '[]', '{}', '')")
+        connection.exec_driver_sql("INSERT INTO aliases (alias, version, reason, created) VALUES ('champion', 1, 'published by job_1', '')")
+    migrate(engine)
+    assert number(engine) == [SCHEMA] and shape(engine) == wanted
+    move, = Registry(engine).history("champion")
+    assert (move.version, move.reason, move.how, move.comparison) == (1, "published by job_1", "unchecked", None)
 
 
 def add_column(connection: Connection) -> None:

@@ -24,7 +24,10 @@ def test_on_drawn_pictures_it_ends_with_its_one_line_and_leaves_nothing_running(
     last = done.stdout.splitlines()[-1]
     found = re.fullmatch(r"demo: test_accuracy=(\d\.\d+) train_seconds=(\d+\.\d) model=1", last)
     assert found and float(found[1]) >= 0.9, last
-    assert len(re.findall(r"^  (?:cat|dog)\.\d+\.jpg: (?:cat|dog) ", done.stdout, re.MULTILINE)) == 10
+    said = r"^  (?:cat|dog)\.\d+\.jpg: (?:cat|dog|no label, (?:unsure|unfamiliar)) \(\d\.\d+\)$"
+    assert len(re.findall(said, done.stdout, re.MULTILINE)) == 10
+    right = re.search(r"^(\d+) of 10 right", done.stdout, re.MULTILINE)
+    assert right and int(right[1]) >= 8, done.stdout
     assert "drawing pictures instead" in done.stdout
     assert not [p.cmdline() for p in psutil.process_iter() if belongs_to(p, tmp_path)]
 

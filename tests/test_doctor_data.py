@@ -21,7 +21,7 @@ from catdog.doctor.data import census
 from catdog.doctor.findings import Finding, Report
 from catdog.doctor.patient import Batch, Data, DataSplit, Intent, Patient
 from catdog.doctor.visit import visit
-from catdog.images import Preprocess, decode
+from catdog.images import Preprocess
 from catdog.loaders import Pictures, pixels, shuffled
 from catdog.settings import Settings
 from catdog.sources import import_folder
@@ -662,7 +662,7 @@ def own_data(dataset: Dataset, *, image_size: int = 64) -> Data:
 
     return Data(
         labels=dataset.labels, splits={split: DataSplit(own, paths[split]) for split, own in views.items()},  # type: ignore[arg-type]
-        labels_in=lambda path: [records[path].label], prepare=lambda data: torch.from_numpy(preprocess.pixels(decode(data)).copy()),
+        labels_in=lambda path: [records[path].label], prepare=lambda data: torch.from_numpy(preprocess.pixels_of(data).copy()),
         loader=loader, augmented=True, records=records,
     )
 

@@ -301,3 +301,56 @@ except MemoryError:
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.stdout == "no memory\n", done.stderr
+
+
+def test_a_large_jpeg_is_decoded_as_small_as_can_be_and_shows_the_same() -> None:
+    photo = noise(40, 30).resize((2400, 1800), Image.Resampling.BICUBIC)
+    data, preprocess = encoded(photo, "JPEG", quality=95), Preprocess(64)
+    assert read(data, lambda width, height: min(width, height) / 450).image.size == (600, 450)
+    assert read(data).image.size == (2400, 1800)
+    whole, reduced = preprocess.pixels(decode(data)).astype(int), preprocess.pixels_of(data).astype(int)
+    assert not np.array_equal(whole, reduced)  # it was done
+    assert np.abs(whole - reduced).mean() < 1 and np.abs(whole - reduced).max() < 16
+
+
+@pytest.mark.parametrize("geometry", get_args(Geometry))
+@pytest.mark.parametrize("size", [(2400, 1500), (300, 1900)])
+def test_a_reduced_picture_has_the_pixels_that_are_wanted(geometry: Geometry, size: tuple[int, int]) -> None:
+    preprocess, seen = Preprocess(64, geometry=geometry), []
+
+    def spare(width: int, height: int) -> float:
+        seen.append(preprocess._spare(width, height))
+        return seen[-1]
+
+    image = read(encoded(noise(*size), "JPEG"), spare).image
+    left, top, right, bottom = preprocess._box(*image.size)
+    across, down = preprocess._target(*image.size)
+    if seen[0] > 2:
+        assert image.size < size
+    assert image.size == size or min((right - left) / across, (bottom - top) / down) > 0.99
+
+
+def test_center_crop_and_other_formats_are_decoded_whole() -> None:
+    large = noise(1200, 900)
+    for data, preprocess in ((encoded(large, "JPEG"), Preprocess(64, geometry="center_crop")), (encoded(large), Preprocess(64))):
+        assert np.array_equal(preprocess.pixels_of(data), preprocess.pixels(decode(data)))
+
+
+def test_a_small_jpeg_is_decoded_whole() -> None:
+    data, preprocess = encoded(noise(120, 100), "JPEG"), Preprocess(64)
+    assert np.array_equal(preprocess.pixels_of(data), preprocess.pixels(decode(data)))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_reduced_picture_is_upright(orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data, preprocess = encoded(noise(12, 9).resize((1600, 1200)), "JPEG", exif=exif, quality=95), Preprocess(32)
+    difference = preprocess.pixels_of(data).astype(int) - preprocess.pixels(decode(data))
+    assert np.abs(difference).mean() < 2
+
+
+def test_a_truncated_large_jpeg_is_refused() -> None:
+    data = encoded(noise(1200, 900), "JPEG")
+    with pytest.raises(BadImage):
+        Preprocess(64).pixels_of(data[: len(data) // 2])

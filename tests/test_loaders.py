@@ -221,7 +221,7 @@ def test_features_are_the_graphs_for_every_image_in_order(dataset: Dataset, fini
     assert torch.equal(split.targets, torch.tensor([dataset.target(record) for record in records]))
     for position, record in enumerate(records):
         pixels = PREPROCESS.pixels(decode(dataset.path(record).read_bytes()))[np.newaxis]
-        (alone,) = predictor._session.run(["features"], {"pixels": pixels})
+        (alone,) = predictor._engine.run(["features"], pixels)
         assert np.allclose(split.fetch([position], 0).numpy(), alone, atol=1e-4)
 
 

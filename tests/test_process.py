@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import psutil
 import pytest
@@ -62,3 +63,22 @@ def test_an_identity_is_not_fooled_by_a_pid_used_again_or_a_reboot_and_does_not_
     assert replace(me, boot_id="another boot").is_dead()
     assert not replace(me, host="elsewhere", pid=2**22 - 1).is_dead()
     assert not replace(me, pid_namespace="pid:[1]", pid=2**22 - 1).is_dead()
+
+
+def test_a_nice_child_is_so_with_its_session_and_its_children_are() -> None:
+    """A grandchild in a session of its own would else begin it at 0."""
+    sessions, expected = Path("/proc/self/autogroup"), min(os.nice(0) + 7, 19)
+    show = (
+        "import os, pathlib; file = pathlib.Path('/proc/self/autogroup');"
+        "print(os.nice(0), file.read_text().split()[-1] if file.exists() else os.nice(0))"
+    )
+    program = f"{show}; import subprocess, sys; from catdog import process; process.start([sys.executable, '-c', {show!r}]).wait()"
+    with process.start([sys.executable, "-c", program], niceness=7, stdout=subprocess.PIPE) as child:
+        assert child.stdout is not None
+        said = child.stdout.read().decode().split("\n")[:2]
+    assert said == [f"{expected} {expected}"] * 2, sessions.exists()
+
+
+def test_a_child_that_is_not_nice_changes_no_session() -> None:
+    with process.start([sys.executable, "-c", "import os; print(os.nice(0))"], stdout=subprocess.PIPE) as child:
+        assert child.stdout is not None and int(child.stdout.read()) == os.nice(0)

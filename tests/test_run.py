@@ -10,13 +10,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
-from catdog import catalogue, loaders, loop, losses, optimizers, run
+from catdog import catalogue, export, loaders, loop, losses, optimizers, quantisation, run
 from catdog.cache import Cache
 from catdog.config import TrainConfig
 from catdog.datasets import Dataset
+from catdog.doctor.findings import Report
 from catdog.errors import FAILURES, BadConfig, CorruptCheckpoint, DatasetChanged, NonFiniteLoss, TestSplitTouched
 from catdog.files import sha256_of
 from catdog.inference import Predictor
@@ -50,6 +52,34 @@ def test_a_finished_run_does_nothing_again_and_gives_the_same_package(again: Pat
     assert said[-1].result["digest"] == sha256_of(finished.run / "package" / "package.json")
 
 
+def test_a_champion_is_compared_with_after_packaging_on_what_neither_has_seen(again: Path, finished: Finished) -> None:
+    champion = finished.run / "package"
+    *said, done = run.run(again, finished.settings, fence=2, champion=champion)
+    assert [p.phase for p in said if p.kind == "phase"][-2:] == ["packaging", "comparing"] and done.phase == "comparing"
+    dataset = Dataset.open(finished.settings.datasets / TrainConfig.read(again).dataset)
+    assert done.result is not None
+    compared = done.result["comparison"]
+    assert compared["pictures"] == len(dataset.split("test")) and compared["wins"] == compared["losses"] == 0
+    assert compared["champion_digest"] == sha256_of(champion / "package.json")
+    accuracy = done.result["metrics"]["test"]["accuracy"]
+    assert compared["accuracy"] == pytest.approx({"challenger": accuracy, "champion": accuracy})
+
+
+def test_a_package_says_what_it_was_made_with(finished: Finished) -> None:
+    dataset = Dataset.open(finished.settings.datasets / TrainConfig.read(finished.run).dataset)
+    made_with = {record.sha256 for split in ("train", "val") for record in dataset.split(split)}
+    assert Predictor.load(finished.run / "package").seen() == made_with
+
+
+def test_a_champion_that_does_not_load_ends_no_run(again: Path, finished: Finished, tmp_path: Path) -> None:
+    champion = Path(shutil.copytree(finished.run / "package", tmp_path / "champion"))
+    (champion / "model.onnx").write_bytes(b"")
+    *said, done = run.run(again, finished.settings, fence=2, champion=champion)
+    assert done.kind == "done" and done.result is not None and "comparison" not in done.result
+    (warning,) = [p for p in said if p.kind == "warning" and p.phase == "comparing"]
+    assert "No comparison with the champion" in (warning.message or "")
+
+
 def test_packaging_again_gives_the_same_network(again: Path, finished: Finished) -> None:
     shutil.rmtree(again / "package")
     phases(again, finished)
@@ -73,9 +103,11 @@ def test_what_is_measured_and_used_of_each_label_stands_in_every_place(finished:
     metrics = json.loads((finished.run / "metrics.json").read_text())
     card = (finished.run / "package" / "CARD.md").read_text()
     assert package["pictures"]["counts"] == dataset.counts and package["pictures"]["balance"] == "natural"
-    assert package["metrics"] == {split: metrics[split] for split in ("val", "test")}
     for split in ("val", "test"):
-        figures = metrics[split]
+        figures, trained = package["metrics"][split], metrics[split]
+        assert figures["confusion"] == trained["confusion"] and figures["loss"] == pytest.approx(trained["loss"], rel=1e-3)
+        assert package["calibration"][split]["before"] == pytest.approx({name: trained[name] for name in ("ece", "brier")}, abs=1e-3)
+        assert package["calibration"][split]["after"] == {name: figures[name] for name in ("ece", "brier")}
         assert figures["balanced_accuracy"] == pytest.approx(sum(one["recall"] for one in figures["by_label"].values()) / 2)
         assert f"| {split} | {figures['images']} | {figures['accuracy']:.4f} | {figures['balanced_accuracy']:.4f} |" in card
         for label, one in figures["by_label"].items():
@@ -93,7 +125,9 @@ def test_what_came_of_it_is_drawn_and_goes_into_the_package(finished: Finished) 
     assert sum(map(sum, metrics["test"]["confusion"])) == metrics["test"]["images"] == sum(one["images"] for one in metrics["test"]["bins"])
     for name in ("confusion.svg", "curves.svg", "reliability.svg"):
         assert (finished.run / "package" / "plots" / name).read_bytes() == (finished.run / "artifacts" / name).read_bytes()
-    assert f"| {metrics['test']['ece']:.4f} | {metrics['test']['brier']:.4f} |" in (finished.run / "package" / "CARD.md").read_text()
+    assert "before calibration" in (finished.run / "artifacts" / "reliability.svg").read_text()
+    served = json.loads((finished.run / "package" / "package.json").read_text())["metrics"]["test"]
+    assert f"| {served['ece']:.4f} | {served['brier']:.4f} |" in (finished.run / "package" / "CARD.md").read_text()
 
 
 def test_each_epoch_measures_a_part_of_train_as_it_measures_val(finished: Finished) -> None:
@@ -348,6 +382,36 @@ LONG: list[dict[str, Any]] = [
 ]
 
 
+def test_a_package_in_eight_bits_is_of_them_throughout_and_a_new_attempt_makes_none_of_them_again(
+    again: Path, finished: Finished, monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The first attempt ends where the package is put together."""
+    shutil.rmtree(again / "package")
+    TrainConfig.read(again).changed({"quantise": "auto"}).write(again)
+    monkeypatch.setattr(quantisation, "milliseconds", lambda *_: [2.0, 1.0])  # of so small a network either may be quicker, by chance
+    with monkeypatch.context() as patched, pytest.raises(OSError, match="No space left"):
+        patched.setattr(export, "save_file", lambda *_: (_ for _ in ()).throw(OSError(errno.ENOSPC, "No space left on device")))
+        phases(again, finished)
+    assert not (again / "package").exists() and (again / "packaging" / "int8.onnx").exists()
+    with monkeypatch.context() as patched:
+        for module, name in ((quantisation, "quantise"), (export, "to_onnx"), (loaders, "compute_features")):
+            patched.setattr(module, name, None)
+        phases(again, finished)
+    assert not (again / "packaging").exists() and list(again.glob("*.tmp-*")) == []
+    predictor = Predictor.load(again / "package")
+    assert predictor.manifest["quantisation"]["served"] == "int8" and "Served in int8: 2.0 times as quick" in (
+        again / "package" / "CARD.md").read_text()
+    exact = Predictor.load(finished.run / "package")
+    golden = [predictor.preprocess.pixels_of(path.read_bytes()) for path in sorted((again / "package" / "golden").glob("*.image"))]
+    rounded, floats = predictor.logits(np.stack(golden)), exact.logits(np.stack(golden))
+    assert np.array_equal(rounded, np.load(again / "package" / "golden" / "logits.npy")) and not np.array_equal(rounded, floats)
+    weights = [(folder / "package" / "weights.safetensors").read_bytes() for folder in (again, finished.run)]
+    assert weights[0] == weights[1], "what is trained further is not rounded"
+    assert predictor.predict(np.stack(golden), explain=True)[0].activation is not None
+    report = Report.read(again)
+    assert report is not None and report.is_healthy and "S02" in report.passed
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("fields", LONG, ids=lambda fields: f"{fields['model']}-{fields.get('loss', 'cross_entropy')}")
 def test_from_training_to_prediction(finished: Finished, tmp_path: Path, fields: dict[str, Any]) -> None:
@@ -358,6 +422,6 @@ def test_from_training_to_prediction(finished: Finished, tmp_path: Path, fields:
     assert done.kind == "done"
     predictor = Predictor.load(tmp_path / "run" / "package")
     prediction = predictor.predict_file(next(finished.pictures.iterdir()))
-    assert prediction.label in ("cat", "dog") and sum(prediction.probabilities.values()) == pytest.approx(1)
+    assert prediction.best in ("cat", "dog") and sum(prediction.probabilities.values()) == pytest.approx(1)
     assert fields["model"] in catalogue.NETWORKS
     assert (tmp_path / "run" / "package" / "weights.safetensors").stat().st_size > 1e6

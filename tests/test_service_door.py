@@ -10,7 +10,7 @@ import pytest
 
 from catdog.settings import Settings
 from service import door
-from service.door import MULTIPART_BYTES
+from service.door import MAX_TENSOR_JSON_BYTES, MULTIPART_BYTES
 from tests.serving import Service, is_problem, picture, publish
 
 pytest_plugins = ("tests.service_fixtures",)
@@ -61,7 +61,8 @@ def test_further_hosts_can_be_allowed(settings: Settings, serve: Callable[[Setti
 def test_a_token_is_needed_where_one_is_set(settings: Settings, serve: Callable[[Settings], Service], tmp_path: Path) -> None:
     (tmp_path / "token").write_text("long enough token\nanother line\n")
     client = serve(settings.model_copy(update={"token_file": tmp_path / "token"})).client
-    assert client.get("/health/live").status_code == 200
+    assert client.get("/health/live").status_code == client.get("/v2/health/live").status_code == 200
+    assert "error" in client.get("/v2/health/ready").json(), "what clients of the Open Inference Protocol read"
     for wrong in (None, "Bearer wrong", "Basic long enough token", "Bearer another line", "Bearer"):
         response = client.get("/v1/jobs", headers={"Authorization": wrong} if wrong else {})
         is_problem(response, 401, "unauthorized")
@@ -74,10 +75,18 @@ def test_a_token_is_needed_where_one_is_set(settings: Settings, serve: Callable[
 @pytest.mark.parametrize(("path", "kind", "limit"), [
     ("/v1/jobs", "application/json", "json"), ("/v1/datasets", "application/json", "json"), ("/v1/jobs/job_0/cancel", "text/plain", "json"),
     ("/v1/predict", "image/png", "image"), ("/v1/datasets", "application/zip", "archive"),
+    ("/v1/predict/batch", "multipart/form-data; boundary=x", "batch"), ("/v2/models/champion/infer", "application/json", "tensors"),
+    ("/v2/models/champion/infer", "application/json\r\nInference-Header-Content-Length: 9", "binary tensors"),
+    ("/v2/models/champion/infer", "image/png\r\nInference-Header-Content-Length: 0", "one picture"),
+    ("/v2/repository/index", "application/json", "json"),
 ])
 def test_a_body_that_says_it_is_too_long_is_refused_before_it_is_sent(shared_service: Service, path: str, kind: str, limit: str) -> None:
     settings = shared_service.settings
-    limits = {"json": settings.max_json_bytes, "image": settings.max_image_bytes + MULTIPART_BYTES, "archive": settings.max_archive_bytes}
+    limits = {
+        "json": settings.max_json_bytes, "image": settings.max_image_bytes + MULTIPART_BYTES, "archive": settings.max_archive_bytes,
+        "batch": settings.max_batch_bytes + MULTIPART_BYTES, "tensors": MAX_TENSOR_JSON_BYTES,
+        "one picture": settings.max_image_bytes, "binary tensors": settings.max_batch_bytes + MAX_TENSOR_JSON_BYTES,
+    }
     head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: {kind}\r\nContent-Length: {limits[limit] + 1}\r\n\r\n"
     answer = converse(shared_service, head.encode())
     assert answer.startswith(b"HTTP/1.1 413") and b"application/problem+json" in answer
@@ -100,17 +109,43 @@ def test_a_refused_client_that_sends_for_ever_is_let_go(shared_service: Service,
             connection.sendall(b"10000\r\n" + bytes(2**16) + b"\r\n")
 
 
+HEAD = b"POST /v1/jobs HTTP/1.1\r\nHost: localhost\r\n"
+CHUNKED = HEAD + b"Content-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+@pytest.mark.parametrize(("head", "more"), [
+    (HEAD + b"X-Long: ", b"x" * 4096), (HEAD, b"X-Many: " + b"x" * 4000 + b"\r\n"), (b"", b"\r\n" * 2048), (b"GET /", b"x" * 4096),
+    (CHUNKED + b"0\r\nTrailer: ", b"x" * 4096), (CHUNKED + b"0\r\n", b"T: " + b"x" * 4000 + b"\r\n"), (CHUNKED + b"1;e=", b"x" * 4096),
+], ids=["header", "headers", "empty lines", "request line", "trailer", "trailers", "chunk extension"])
+def test_what_is_no_body_has_a_limit_and_an_end(shared_service: Service, head: bytes, more: bytes) -> None:
+    """Sent bit by bit, without the end that would let the service answer."""
+    with socket.create_connection(("127.0.0.1", shared_service.port), timeout=20) as connection, contextlib.suppress(ConnectionError):
+        connection.sendall(head)
+        sent = 0
+        while sent < 2**22:
+            connection.sendall(more)
+            sent += len(more)
+    assert sent < 2**22, "refused before four mebibytes"
+    assert shared_service.client.get("/health/live").status_code == 200
+
+
+def test_a_head_that_comes_at_once_has_a_limit_too(shared_service: Service) -> None:
+    for size, status in ((60_000, b"404"), (70_000, b"400")):
+        assert converse(shared_service, b"GET /nothing HTTP/1.1\r\nHost: localhost\r\nX: " + b"x" * size + b"\r\n\r\n")[9:12] == status
+
+
 @pytest.mark.parametrize(("path", "kind"), [
     ("/v1/jobs", "application/json"), ("/v1/datasets", "application/zip"), ("/v1/predict", "image/png"),
+    ("/v1/predict/batch", "multipart/form-data; boundary=x"),
 ])
 def test_a_chunked_body_is_counted(settings: Settings, serve: Callable[[Settings], Service], path: str, kind: str) -> None:
-    service = serve(settings.model_copy(update={"max_json_bytes": 5000, "max_archive_bytes": 5000, "max_image_bytes": 5000}))
-    if path == "/v1/predict":
+    service = serve(settings.model_copy(update={f"max_{what}_bytes": 5000 for what in ("json", "archive", "image", "batch")}))
+    if path.startswith("/v1/predict"):
         service.wait_until_served(publish(service.parts).version)
     chunk = b"3e8\r\n" + b"x" * 1000 + b"\r\n"
     head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: {kind}\r\nTransfer-Encoding: chunked\r\n\r\n".encode()
     # No last chunk: who waits for the end of this body waits for ever.
-    answer = converse(service, head + chunk * (6 if path != "/v1/predict" else 6 + MULTIPART_BYTES // 1000))
+    answer = converse(service, head + chunk * (6 + MULTIPART_BYTES // 1000 if path.startswith("/v1/predict") else 6))
     assert answer.startswith(b"HTTP/1.1 413") and b"connection: close" in answer.lower()
     assert list(settings.datasets.iterdir()) == []
 

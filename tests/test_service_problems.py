@@ -22,7 +22,7 @@ ROUTES = [
 
 @pytest.mark.parametrize(("method", "path"), ROUTES)
 def test_every_route_answers_a_wrong_method_and_a_foreign_host_with_a_problem(shared_service: Service, method: str, path: str) -> None:
-    filled = path.format(job_id="job_0", dataset_id="ds_0", alias="champion", name="7", code="x")
+    filled = path.format(job_id="job_0", dataset_id="ds_0", alias="champion", name="7", version="7", code="x")
     other = "PATCH"
     body = is_problem(shared_service.client.request(other, filled), 405, "method_not_allowed")
     assert method in shared_service.client.request(other, filled).headers["allow"].split(", ")
@@ -32,7 +32,7 @@ def test_every_route_answers_a_wrong_method_and_a_foreign_host_with_a_problem(sh
 
 @pytest.mark.parametrize(("method", "path"), [route for route in ROUTES if "{" in route[1]])
 def test_every_route_of_one_thing_answers_an_unknown_one_with_404(shared_service: Service, method: str, path: str) -> None:
-    filled = path.format(job_id="job_0", dataset_id="ds_" + "0" * 32, alias="nobody", name="7", code="nothing")
+    filled = path.format(job_id="job_0", dataset_id="ds_" + "0" * 32, alias="nobody", name="7", version="7", code="nothing")
     json = {"version": 7} if method == "PUT" else None
     is_problem(shared_service.client.request(method, filled, json=json), 404, "not_found")
 

@@ -19,7 +19,9 @@ from sqlalchemy import make_url
 from catdog.errors import BadSettings
 from catdog.jobs import JobState
 from catdog.settings import Settings
-from service.server import address, listen
+from service import decoding
+from service.door import address
+from service.server import listen
 from tests.postgres import Postgres
 from tests.serving import Service, claim, is_problem, make_package, publish, publish_digest, wait_for
 
@@ -70,7 +72,7 @@ def test_it_says_where_it_is_and_takes_it_back(running: Process, number: int) ->
 def test_torch_stays_out_and_nothing_survives_a_kill(running: Process) -> None:
     httpx.get(f"{running.wait_until_up()}/v1/system")
     process = psutil.Process(running.child.pid)
-    wait_for(lambda: len(process.children(recursive=True)) >= 2, what="the decoder")  # and multiprocessing's resource tracker
+    wait_for(lambda: len(process.children(recursive=True)) >= 1, what="the decoder")
     family = process.children(recursive=True)
     assert not [mapped.path for one in (process, *family) for mapped in one.memory_maps() if "torch" in mapped.path]
     running.child.kill()
@@ -127,6 +129,21 @@ def test_health_tells_ready_degraded_and_broken_apart(service: Service) -> None:
     assert set(broken["broken"]) == {"runs"} and str(service.settings.root) not in json.dumps(broken)
     service.settings.runs.mkdir()
     assert get("/health/ready").status_code == 200
+
+
+def test_a_service_whose_decoders_do_not_start_is_not_ready(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    def ready() -> bool:
+        return service.client.get("/health/ready").status_code == 200
+
+    assert ready()
+    with monkeypatch.context() as broken:
+        broken.setattr(decoding, "COMMAND", (sys.executable, "-c", ""))
+        for child in psutil.Process().children():
+            if "service.decoder" in child.cmdline():
+                child.kill()
+        wait_for(lambda: not ready(), what="the answer that it is broken")
+        assert set(is_problem(service.client.get("/health/ready"), 503, "unavailable")["broken"]) == {"decoders"}
+    wait_for(ready, what="decoders that start")
 
 
 def test_an_alias_without_any_model_that_loads_is_not_ready(service: Service) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import psutil
 import pytest
 
+from catdog.comparison import Comparison
 from catdog.config import TrainConfig
 from catdog.database import create_engine, migrate
 from catdog.jobs import Claim, JobState, JobStore
@@ -50,6 +51,15 @@ class Scene:
         self.draining = False
         self.job_id = self.jobs.create(CONFIG)[0].id
 
+    def publish(self) -> int:
+        """A version; the first is the champion."""
+        claim = self.jobs.claim(self.jobs.create(CONFIG)[0].id, Identity.of(os.getpid()))
+        assert claim is not None
+        digest = f"{len(self.registry.list()):064}"
+        model = self.registry.publish(claim, digest=digest, labels=["cat", "dog"], metrics={}, alias="champion", promote="auto")
+        assert model is not None
+        return model.version
+
     def run(self, program: str) -> Any:
         supervisor = Scripted(self.settings, self.jobs, self.registry, draining=lambda: self.draining)
         supervisor.program = program
@@ -73,7 +83,8 @@ def test_a_run_that_is_done_is_published_once(tmp_path: Path, database_url: str)
         say(**{done!r})
     """)
     assert job.state is JobState.SUCCEEDED and job.model == 1
-    assert job.result == done["result"], "with the reason that it stopped for"
+    promotion = {"alias": "champion", "promoted": True, "champion": None}
+    assert job.result == done["result"] | {"promotion": promotion}, "with the reason that it stopped for"
     assert job.device == {"name": "cpu", "reason": "r", "threads": 1}
     assert scene.registry.aliases() == {"champion": 1}
     assert (scene.settings.models / ("d" * 64) / "package.json").exists()
@@ -91,18 +102,79 @@ def test_an_examination_that_is_done_succeeds_without_a_model(scene: Scene) -> N
     assert scene.registry.list() == []
 
 
-def test_a_resumed_job_is_told_the_folder_of_the_run_it_goes_on_from(scene: Scene) -> None:
+def train_again(scene: Scene, *, comparison: Comparison, champion_digest: str) -> Any:
+    """A second training, whose run has compared its package with that of the champion."""
+    scene.job_id = scene.jobs.create(CONFIG)[0].id
+    compared = {"comparison": comparison.to_dict() | {"champion_digest": champion_digest}}
+    done = DONE | {"result": {**DONE["result"], "digest": "e" * 64, **compared}}
+    return scene.run(f"""
+        os.mkdir(folder + "/package"); open(folder + "/package/package.json", "w").close()
+        say(**{done!r})
+    """)
+
+
+@pytest.mark.parametrize(("comparison", "digest", "code"), [
+    (Comparison(90, 5, 3, 2), "d" * 64, None), (Comparison(90, 0, 9, 1), "d" * 64, "not_promoted"),
+    (Comparison(90, 5, 3, 2), "f" * 64, "compare_first"), (Comparison(9, 0, 0, 0), "d" * 64, "not_comparable"),
+])
+def test_what_a_run_has_compared_decides_whether_the_alias_moves(
+    scene: Scene, comparison: Comparison, digest: str, code: str | None,
+) -> None:
+    scene.run(f"""
+        os.mkdir(folder + "/package"); open(folder + "/package/package.json", "w").close()
+        say(**{DONE!r})
+    """)
+    job = train_again(scene, comparison=comparison, champion_digest=digest)
+    assert (job.state, job.model) == (JobState.SUCCEEDED, 2)
+    assert job.result["promotion"].get("code") == code
+    assert scene.registry.aliases() == {"champion": 1 if code else 2}
+
+
+def test_a_comparison_is_kept_with_its_job(scene: Scene) -> None:
+    versions = [scene.publish() for _ in range(2)]
+    config = {"dataset": CONFIG["dataset"], "challenger": versions[1], "champion": versions[0]}
+    scene.job_id = scene.jobs.create(config, kind="compare")[0].id
+    comparison = Comparison(90, 5, 3, 2).to_dict()
+    job = scene.run(f'say(kind="done", phase="comparing", result={{"comparison": {comparison!r}}})')
+    assert (job.state, job.model, job.result) == (JobState.SUCCEEDED, None, {"comparison": comparison})
+    assert scene.registry.set_alias("champion", versions[1], "better").how == "compared"
+
+
+def test_a_run_is_told_whose_packages_it_compares(scene: Scene) -> None:
+    """A training that shall be promoted: the champion of its alias. A comparison: both. An examination, or promote=never: nobody."""
+    versions = [scene.publish() for _ in range(2)]
+    packages = [str(scene.settings.models / scene.registry.get(version).digest) for version in versions]
+    compare = {"dataset": CONFIG["dataset"], "challenger": versions[1], "champion": versions[0]}
+    wanted: tuple[tuple[str, dict[str, Any], list[str]], ...] = (
+        ("train", CONFIG, ["--champion", packages[0]]),
+        ("train", CONFIG | {"publish": {"alias": "champion", "promote": "never"}}, []),
+        ("train", CONFIG | {"publish": {"alias": "other", "promote": "auto"}}, []),
+        ("examine", CONFIG, []),
+        ("compare", compare, ["--challenger", packages[1], "--champion", packages[0]]),
+    )
+    for kind, config, told in wanted:
+        job, _ = scene.jobs.create(config, kind=kind)
+        assert commands_of(scene, job.id)[0][6:] == told, kind
+        assert json.loads((scene.settings.runs / job.id / "config.json").read_text()) == config
+
+
+def commands_of(scene: Scene, *job_ids: str) -> list[list[str]]:
+    """What a supervisor would start for jobs, behind `python -m catdog`."""
     class Resting(Supervisor):
         def _command(self, claim: Claim, folder: Path) -> list[str]:
-            commands.append(super()._command(claim, folder))
+            commands.append(super()._command(claim, folder)[3:])
             return [sys.executable, "-c", ""]
 
     commands: list[list[str]] = []
     supervisor = Resting(scene.settings, scene.jobs, scene.registry, draining=lambda: False)
+    for job_id in job_ids:
+        supervisor.look_at(job_id)
+    return commands
+
+
+def test_a_resumed_job_is_told_the_folder_of_the_run_it_goes_on_from(scene: Scene) -> None:
     successor = scene.jobs.create(CONFIG, resumed_from=scene.job_id)[0].id
-    for job in (scene.job_id, successor):
-        supervisor.look_at(job)
-    first, second = (command[3:] for command in commands)
+    first, second = commands_of(scene, scene.job_id, successor)
     runs = scene.settings.runs
     assert first == ["run", str(runs / scene.job_id), "--kind", "train", "--fence", "1"]
     assert second == ["run", str(runs / successor), "--kind", "train", "--fence", "1", "--resume-from", str(runs / scene.job_id)]
@@ -265,3 +337,11 @@ def test_a_run_that_is_done_counts_however_it_leaves(scene: Scene) -> None:
         say(**{DONE!r}); sys.stdout.flush(); os.close(1); os.kill(os.getpid(), signal.SIGKILL)
     """)
     assert job.state is JobState.SUCCEEDED
+
+
+@pytest.mark.parametrize("niceness", [0, 11])
+def test_a_run_steps_back_as_far_as_the_settings_say(tmp_path: Path, niceness: int) -> None:
+    scene = Scene(tmp_path, run_niceness=niceness)
+    job = scene.run('say(kind="failed", code="internal", message=str(os.nice(0)), remedy="none")')
+    assert job.error["message"] == str(min(os.nice(0) + niceness, 19))
+    scene.engine.dispose()

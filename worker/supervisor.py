@@ -23,13 +23,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 from catdog import process
+from catdog.comparison import Comparison
 from catdog.config import TrainConfig
-from catdog.errors import FAILURES, BadConfig, Unavailable
+from catdog.errors import FAILURES, BadConfig, CatdogError, NotFound, Unavailable
 from catdog.files import sync_folder
 from catdog.jobs import Claim, JobState, JobStore
+from catdog.kinds import config_of
 from catdog.process import Identity
 from catdog.progress import MAX_LINE_BYTES, Progress
-from catdog.registry import Registry
+from catdog.registry import Model, Registry
 from catdog.settings import Settings
 
 log = logging.getLogger("catdog.worker")
@@ -112,9 +114,9 @@ class Supervisor:
         log.info("event=claimed job_id=%s fence=%d attempt=%d", claim.job_id, claim.fence, claim.attempt)
         folder = self._settings.runs / claim.job_id
         try:
-            TrainConfig.parse(claim.config).write(folder)
+            config_of(claim.kind, claim.config).write(folder)
             run = self._start(claim, folder)
-        except (OSError, BadConfig) as error:
+        except (OSError, BadConfig, NotFound, Unavailable) as error:
             self._not_started(claim, error)
             return
         try:
@@ -126,11 +128,13 @@ class Supervisor:
         self._conclude(claim, run, status=status, folder=folder)
 
     def _start(self, claim: Claim, folder: Path) -> Run:
+        command = self._command(claim, folder)
         reading, writing = os.pipe()
         try:
             with (folder / "log.txt").open("ab") as log_file:
                 child = process.start(
-                    self._command(claim, folder), environment=self._settings.run_environment(), stdout=writing, stderr=log_file,
+                    command, environment=self._settings.run_environment(), niceness=self._settings.run_niceness,
+                    stdout=writing, stderr=log_file,
                 )
         except OSError:
             os.close(reading)
@@ -139,9 +143,11 @@ class Supervisor:
             os.close(writing)
         return Run(child, reading)
 
-    def _not_started(self, claim: Claim, error: OSError | BadConfig) -> None:
+    def _not_started(self, claim: Claim, error: OSError | CatdogError) -> None:
         message = f"Expected a run that starts. Received: {error}."
-        if isinstance(error, BadConfig):
+        if isinstance(error, Unavailable):  # the database is busy or away
+            self._jobs.release(claim, counted=False, reason=message)
+        elif isinstance(error, CatdogError):
             self._fail(claim, "config", message)
         elif error.errno in (errno.ENOSPC, errno.EDQUOT):
             self._fail(claim, "disk_full", message)
@@ -152,7 +158,19 @@ class Supervisor:
         command = [sys.executable, "-m", "catdog", "run", str(folder), "--kind", claim.kind, "--fence", str(claim.fence)]
         if claim.resumed_from is not None:
             command += ["--resume-from", str(self._settings.runs / claim.resumed_from)]
+        for role, model in self._rivals(claim).items():
+            command += [f"--{role}", str(self._settings.models / model.digest)]
         return command
+
+    def _rivals(self, claim: Claim) -> dict[str, Model]:
+        """The published models that a run compares; a training that shall be promoted brings the challenger itself."""
+        if claim.kind == "compare":
+            return {role: self._registry.get(claim.config[role]) for role in ("challenger", "champion")}
+        if claim.kind != "train":
+            return {}
+        publish = TrainConfig.parse(claim.config).publish
+        champion = self._registry.champion(publish.alias) if publish.promote == "auto" else None
+        return {} if champion is None else {"champion": champion}
 
     def _follow(self, claim: Claim, run: Run) -> None:
         """Until the run has closed its pipe: write down what it says, renew the lease, pass on what it must know."""
@@ -211,11 +229,13 @@ class Supervisor:
         result = done.result or {}
         if claim.kind == "train":
             self._publish(claim, result, folder)
+        elif claim.kind == "compare":
+            self._registry.compared(claim, Comparison.from_dict(result["comparison"]))
         else:
             self._jobs.finish(claim, state=JobState.SUCCEEDED, result=result)
 
     def _publish(self, claim: Claim, result: dict[str, Any], folder: Path) -> None:
-        """Move the package among the models, then one transaction: job succeeded, model row, alias."""
+        """Move the package among the models, then one transaction: job succeeded, model row, and the alias if the gate lets it."""
         if self._jobs.report(claim, events=[Progress("phase", phase="publishing")]) is None:
             return  # the package in the run folder is the successor's business
         package = self._settings.models / result["digest"]

@@ -1,15 +1,16 @@
-"""dataset_of, fetched, check_no_options: from what a user names to a data set; what was left out of it is said on standard error."""
+"""dataset_of, fetched, check_no_options, check_same_run: from what a user names to a data set, and to the run it is for."""
 
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from catdog.cli.terminal import REPORTED_NAMES, err, out
-from catdog.errors import BadInput
+from catdog.errors import BadConfig, BadInput
 from catdog.labels import shown
 from catdog.settings import Settings
 
 if TYPE_CHECKING:
+    from catdog.config import RunConfig
     from catdog.plans import Labelling
 
 
@@ -65,4 +66,17 @@ def fetched(name: str, settings: Settings) -> Path:
     with Bars(out) as bars:
         return sources.fetch_public(
             name, settings=settings, progress=lambda done, total: bars.show(Progress("step", phase="download", step=done, steps=total)),
+        )
+
+
+def check_same_run(run_folder: Path, config: "RunConfig") -> None:
+    """A run goes on only as what it was: what it has left belongs to one config."""
+    if not (run_folder / "config.json").exists():
+        return
+    before, now = config.read(run_folder).model_dump(), config.model_dump()
+    changed = [name for name in now if now[name] != before[name]]
+    if changed:
+        raise BadConfig(
+            f"Expected the config this run began with. Received: another {', '.join(changed)} for {run_folder}.",
+            field=changed[0], remedy="Name another folder with --run, or leave the fields as they were.",
         )

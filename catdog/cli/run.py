@@ -7,13 +7,14 @@ import time
 from collections.abc import Callable, Generator
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from catdog import process
 from catdog.cli.exits import EXIT_CODES, STOPPED
 from catdog.cli.options import ResumeFrom
+from catdog.kinds import Kind, phases
 from catdog.settings import Settings, wait_passively
 
 if TYPE_CHECKING:
@@ -25,26 +26,24 @@ PROGRESS_LINES_PER_SECOND = 5
 def run(
     folder: Annotated[Path, typer.Argument(help="A run folder with a config.json.")],
     kind: Annotated[
-        Literal["train", "examine"], typer.Option(help="train, or examine: what a training would see, without training."),
+        Kind, typer.Option(
+            help="train; examine: what a training would see, without training; predict: answer every picture; compare: a challenger with "
+            "the champion.",
+        ),
     ] = "train",
     fence: Annotated[int, typer.Option(min=0, help="The number of this attempt; its checkpoints go into a folder of that name.")] = 0,
     resume_from: ResumeFrom = None,
+    champion: Annotated[Path | None, typer.Option(help="The package that a new model must be no worse than.")] = None,
+    challenger: Annotated[Path | None, typer.Option(help="With --kind compare: the package that would replace the champion.")] = None,
 ) -> None:
     """Work through a run folder, printing one line of JSON a step: what the worker starts for every job.
 
     Lines go to standard output, everything else that is printed to standard error. SIGTERM leaves a checkpoint (exit 75).
     """
 
-    def steps() -> "Generator[Progress]":
-        from catdog import examination
-        from catdog import run as phases
-
-        settings = Settings.load(secrets=False)
-        if kind == "examine":
-            return examination.examine(folder, settings)
-        return phases.run(folder, settings, fence=fence, resume_from=resume_from)
-
-    _speak(steps)
+    _speak(lambda: phases(
+        kind, folder, Settings.load(secrets=False), fence=fence, resume_from=resume_from, challenger=challenger, champion=champion,
+    ))
 
 
 def rank(
@@ -56,20 +55,20 @@ def rank(
 
     def steps() -> "Generator[Progress]":
         from catdog import ranks
-        from catdog import run as phases
+        from catdog import run as training
         from catdog.doctor import gate
 
-        prepared = phases.prepare(folder, Settings.load(secrets=False))
+        prepared = training.prepare(folder, Settings.load(secrets=False))
         with ranks.join(prepared.device.name) as joined:
             if joined.is_first:
                 yield from gate.examining(prepared)  # where several machines begin with this command, nobody has yet
             prepared.enter("training")
             if joined.is_first:
-                yield from phases.train_as(joined, prepared, fence=fence)
+                yield from training.train_as(joined, prepared, fence=fence)
             else:
                 # The first stops for all: it is the one that saves. Who is left without it ends by that.
                 signal.signal(signal.SIGTERM, signal.SIG_IGN)
-                for _ in phases.train_as(joined, prepared, fence=fence):
+                for _ in training.train_as(joined, prepared, fence=fence):
                     pass
 
     _speak(steps)

@@ -1,20 +1,16 @@
 """train: a training in this process, without a service."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from catdog.cli import probes
 from catdog.cli.exits import STOPPED, until_signal
-from catdog.cli.intake import dataset_of
+from catdog.cli.intake import check_same_run, dataset_of
 from catdog.cli.options import Labels, ResumeFrom, fields_of, labelling_of
 from catdog.cli.terminal import out
-from catdog.errors import BadConfig
 from catdog.settings import Settings, wait_passively
-
-if TYPE_CHECKING:
-    from catdog.config import TrainConfig
 
 
 def train(
@@ -53,7 +49,7 @@ def train(
     if find_rate or compare_devices:
         run_folder /= "probe"  # the run's own config is still open
     else:
-        _check_same_run(run_folder, config)
+        check_same_run(run_folder, config)
     config.write(run_folder)
     wait_passively()
     from catdog import run as phases  # torch is imported here, when everything that needs no torch has been checked
@@ -76,16 +72,3 @@ def train(
     out.print(f"package: {run_folder / 'package'}", soft_wrap=True)
     out.print(f"ask it: catdog predict --package {run_folder / 'package'} FILE", soft_wrap=True)
     return None
-
-
-def _check_same_run(run_folder: Path, config: "TrainConfig") -> None:
-    """A run goes on only as what it was: its checkpoints, features and metrics belong to one config."""
-    if not (run_folder / "config.json").exists():
-        return
-    before, now = config.read(run_folder).model_dump(), config.model_dump()
-    changed = [name for name in now if now[name] != before[name]]
-    if changed:
-        raise BadConfig(
-            f"Expected the config this run began with. Received: another {', '.join(changed)} for {run_folder}.",
-            field=changed[0], remedy="Name another folder with --run, or leave the fields as they were.",
-        )

@@ -20,7 +20,6 @@ from catdog import balance, catalogue, device, labels, loaders, loop, losses, op
 from catdog.config import BATCH_SIZE, TrainConfig
 from catdog.datasets import Record
 from catdog.doctor.patient import PROBE, Batch, Data, DataSplit, Intent, Loss, Patient, Serving
-from catdog.images import decode
 from catdog.inference import Predictor
 from catdog.learner import Learner
 from catdog.loaders import Pictures, Split
@@ -114,7 +113,7 @@ def data_of(
             yield transform(inputs), target
 
     def preprocess_picture(picture: bytes) -> Tensor:
-        return transform(torch.from_numpy(preprocess.pixels(decode(picture)).copy()))
+        return transform(torch.from_numpy(preprocess.pixels_of(picture).copy()))
 
     by_path = {dataset.path(record): record for one in pictures.values() for record in one.records}
     return Data(
@@ -129,19 +128,26 @@ def data_of(
     )
 
 
-def serving(prepared: "Prepared", predictor: Predictor) -> Patient:
-    """A package that is to be published, beside the network that was trained, which is on the CPU."""
+def serving(prepared: "Prepared", predictor: Predictor, graph: Path | None = None) -> Patient:
+    """A package that is to be published, beside the network that was trained, which is on the CPU.
+
+    `graph` answers with logits in place of the package's own.
+    """
+    session = device.session(graph or predictor.folder / "model.onnx", device="cpu", threads=0)
 
     def prepare(picture: bytes) -> Tensor:
-        return torch.from_numpy(predictor.preprocess.pixels(decode(picture)).copy())
+        return torch.from_numpy(predictor.preprocess.pixels_of(picture).copy())
 
     def probabilities(pictures: Sequence[bytes]) -> Tensor:
-        answers = predictor.predict(np.stack([predictor.preprocess.pixels(decode(picture)) for picture in pictures]))
+        answers = predictor.predict(np.stack([predictor.preprocess.pixels_of(picture) for picture in pictures]))
         return torch.tensor([list(answer.probabilities.values()) for answer in answers])
+
+    def logits(pixels: Tensor) -> Tensor:
+        return torch.from_numpy(session.run(["logits"], {"pixels": pixels.numpy()})[0])
 
     return Patient(
         prepared.classifier.eval(), few(prepared, prepared.config.image_size, split="val"), data=data(prepared, "val"),
-        serving=Serving(prepare, probabilities, predictor.labels, lambda pixels: torch.from_numpy(predictor.logits(pixels.numpy()))),
+        serving=Serving(prepare, probabilities, predictor.labels, logits),
     )
 
 

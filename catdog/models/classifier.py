@@ -26,8 +26,11 @@ class Normalise(nn.Module):
         self.register_buffer("std", torch.tensor(std).mul(255).view(1, 3, 1, 1))
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Normalise a batch."""
-        return (pixels.permute(0, 3, 1, 2).to(self.mean.dtype) - self.mean) / self.std
+        """Normalise a batch, row by row: over the three channels of each pixel alone ONNX Runtime takes twenty times as long."""
+        images, height, width, channels = pixels.shape
+        rows = pixels.to(self.mean.dtype).reshape(images, height, width * channels)
+        normalised = (rows - self.mean.flatten().repeat(width)) / self.std.flatten().repeat(width)
+        return normalised.reshape(pixels.shape).permute(0, 3, 1, 2)
 
 
 class Classifier(nn.Module):

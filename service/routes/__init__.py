@@ -2,9 +2,26 @@
 
 from fastapi import APIRouter
 
-from service.routes import datasets, discovery, doctor, epochs, health, jobs, models, predict, problems, successors, system
+from service.routes import (
+    batch,
+    bulk,
+    datasets,
+    discovery,
+    doctor,
+    epochs,
+    health,
+    jobs,
+    metrics,
+    models,
+    predict,
+    problems,
+    successors,
+    system,
+    v2,
+    verify,
+)
 
 ROUTERS: list[APIRouter] = [
-    discovery.router, health.router, system.router, datasets.router, jobs.router, successors.router, epochs.router, doctor.router,
-    models.router, predict.router, problems.router,
+    predict.router, discovery.router, health.router, metrics.router, system.router, datasets.router, jobs.router, successors.router,
+    epochs.router, doctor.router, models.router, verify.router, batch.router, bulk.router, v2.router, problems.router,
 ]

@@ -3,6 +3,7 @@
 import logging
 import os
 from dataclasses import replace
+from functools import partial
 
 from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse
@@ -16,6 +17,8 @@ log = logging.getLogger("catdog.service")
 
 router = APIRouter(prefix="/health", tags=["service"])
 
+_NOTHING_SEEN = ({"database": "the job record or a folder does not answer"}, dict[str, str]())
+
 
 @router.get("/live")
 async def live() -> dict[str, str]:
@@ -24,13 +27,14 @@ async def live() -> dict[str, str]:
 
 
 @router.get("/ready")
-def ready(request: Request, parts: AllParts) -> JSONResponse:
-    """Ready: database and folders answer, and every alias is served by the model it points to.
+async def ready(request: Request, parts: AllParts) -> JSONResponse:
+    """Ready: database and folders answer, pictures can be decoded, and every alias is served by the model it points to.
 
     Degraded (also 200): something is missing that the service can do without for now; `degraded` names it.
     """
-    broken, degraded = _look(parts)
+    broken, degraded = await parts.lookout.see(partial(_look, parts)) or _NOTHING_SEEN
     body = {
+        "ready": not broken,
         "models": parts.predictors.serving(),
         "failures": parts.predictors.failures(),
         "queue": parts.publisher.state.value,
@@ -54,15 +58,20 @@ def _look(parts: Parts) -> tuple[dict[str, str], dict[str, str]]:
         log.warning("event=database_broken error=%r", error)
         broken["database"] = error.message if isinstance(error, CatdogError) else "the job record cannot be read"
         aliases = {}
-    for name, folder in (("datasets", settings.datasets), ("runs", settings.runs), ("models", settings.models)):
-        if not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
-            broken[name] = f"the folder of the {name} cannot be written"
+    broken |= {
+        name: f"the folder of the {name} cannot be written"
+        for name, folder in (("datasets", settings.datasets), ("runs", settings.runs), ("models", settings.models))
+        if not os.access(folder, os.R_OK | os.W_OK | os.X_OK)
+    }
+    if not parts.decoders.is_able:
+        broken["decoders"] = "no process that decodes pictures can be started"
     serving, failures = parts.predictors.serving(), parts.predictors.failures()
     for alias, version in aliases.items():
         if alias not in serving:
             broken[f"alias {alias}"] = failures.get(alias, {}).get("message", f"model {version} is being loaded")
         elif serving[alias] != version:
-            degraded[f"alias {alias}"] = f"model {serving[alias]} still answers instead of {version}"
+            reason = failures.get(alias, {}).get("message", "that one is being loaded")
+            degraded[f"alias {alias}"] = f"model {serving[alias]} still answers instead of {version}: {reason}"
     if not aliases and "database" not in broken:
         degraded["models"] = "no model has been published yet"
     if parts.publisher.state in (QueueState.DOWN, QueueState.UNSET):

@@ -16,12 +16,13 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import FileResponse, JSONResponse, PlainTextResponse
 
 from catdog import balance, catalogue, weights
-from catdog.config import TrainConfig
+from catdog.config import RunConfig, TrainConfig
 from catdog.errors import BadConfig, DatasetChanged, NotFound, WeightsUnavailable
 from catdog.jobs import Event, Job, JobState
+from catdog.kinds import TRAININGS, Kind
 from service.etags import IfNoneMatch, answer
 from service.parts import AllParts, Jobs, Limits, Parts
-from service.shelf import EntryState
+from service.shelf import Entry, EntryState
 from service.watching import READ_SECONDS, Wait, until
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
@@ -29,7 +30,7 @@ router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 MAX_TAIL_BYTES = 2**20
 PICTURE_HEADERS = {"Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'"}
 """A picture that is opened by itself runs nothing."""
-ARTIFACT = r"^[a-z0-9_]{1,64}\.(png|svg|json)$"
+ARTIFACT = r"^[a-z0-9_]{1,64}\.(png|svg|json|ndjson|csv)$"
 """A file's name, never a path."""
 
 # The schema of the documentation is TrainConfig's; the reading of it is the library's own, whose errors name the field and the remedy.
@@ -52,7 +53,8 @@ def create(
     idempotency_key: IdempotencyKey = None,
 ) -> JSONResponse:
     """Start a training, or with `dry_run` its examination. Answered when the job is on disk: from then on nothing loses it."""
-    return accept(config, parts, kind="examine" if dry_run else "train", key=idempotency_key)
+    kind: Kind = "examine" if dry_run else "train"
+    return accept(config, parts, kind=kind, key=idempotency_key, check=partial(check_training, config, parts))
 
 
 @router.get("")
@@ -137,17 +139,16 @@ def artifact(
 
 
 def accept(
-    config: TrainConfig, parts: Parts, *, kind: str, key: str | None, resumed_from: str | None = None,
-    check: Callable[[], None] = lambda: None, shown: dict[str, Any] | None = None,
+    config: RunConfig, parts: Parts, *, kind: Kind, key: str | None, check: Callable[[], None],
+    resumed_from: str | None = None, shown: dict[str, Any] | None = None,
 ) -> JSONResponse:
     """Make the job, unless the same request with this key has made it before, and answer with it and what else is `shown`.
 
-    `check` refuses what a new job of this kind must not be, beside what no job may be.
+    `check` refuses what a new job must not be.
     """
     wanted = config.model_dump(mode="json")
     if parts.jobs.replayed(wanted, kind=kind, resumed_from=resumed_from, idempotency_key=key) is None:
         check()  # what is replayed was checked when it was new
-        _check(config, parts)
     job, is_new = parts.jobs.create(wanted, kind=kind, resumed_from=resumed_from, idempotency_key=key)
     if is_new:
         parts.reconciler.wake(job.id)
@@ -155,20 +156,29 @@ def accept(
     return JSONResponse(_json(job) | (shown or {}), 202 if is_new else 200, headers)
 
 
-def _check(config: TrainConfig, parts: Parts) -> None:
-    """Refuse what can be known to fail before a worker sees it."""
+def ready_dataset(dataset_id: str, parts: Parts) -> Entry:
+    """The data set of a job to be.
+
+    Raises:
+        BadConfig: there is none with this id, or it is not ready.
+    """
     try:
-        entry = parts.shelf.entry(config.dataset)
-        if entry.state is EntryState.READY:
-            balance.check(config, entry.describe()["counts"])
+        entry = parts.shelf.entry(dataset_id)
     except NotFound as error:
-        raise BadConfig(f"dataset: expected a data set of this service. Received: {config.dataset}.", field="dataset",
+        raise BadConfig(f"dataset: expected a data set of this service. Received: {dataset_id}.", field="dataset",
                         remedy="Upload one with POST /v1/datasets; GET /v1/datasets lists them.") from error
-    except DatasetChanged as error:
-        raise BadConfig(f"dataset: {error.message}", field="dataset", remedy=error.remedy) from error
     if entry.state is not EntryState.READY:
         raise BadConfig(f"dataset: expected one that is ready. Received: {entry.id}, which is {entry.state}.", field="dataset",
                         remedy=f"Wait with GET /v1/datasets/{entry.id}?wait=30, or upload another one.")
+    return entry
+
+
+def check_training(config: TrainConfig, parts: Parts) -> None:
+    """Refuse what can be known to fail before a worker sees it."""
+    try:
+        balance.check(config, ready_dataset(config.dataset, parts).describe()["counts"])
+    except DatasetChanged as error:
+        raise BadConfig(f"dataset: {error.message}", field="dataset", remedy=error.remedy) from error
     # Weights that a package carries are installed with the worker, which may be elsewhere: its run says when they are missing.
     fetched = config.weights != "none" and catalogue.find(config.model).package is None
     if fetched and not weights.on_this_machine(config.model, parts.settings.weights):
@@ -197,7 +207,9 @@ def _tail(path: Path, size: int) -> str:
 
 def _json(job: Job) -> dict[str, Any]:
     here = f"/v1/jobs/{job.id}"
-    links: dict[str, Any] = {"self": here} | {name: f"{here}/{name}" for name in ("events", "logs", "doctor", "cancel", "clone")}
+    links: dict[str, Any] = {"self": here} | {name: f"{here}/{name}" for name in ("events", "logs", "cancel")}
+    if job.kind in TRAININGS:
+        links |= {"doctor": f"{here}/doctor", "clone": f"{here}/clone"}
     if job.kind == "train":
         links |= {"metrics": f"{here}/metrics", "curves": f"{here}/curves.svg", "resume": f"{here}/resume"}
     if job.resumed_from is not None:

@@ -1,5 +1,6 @@
 """/v1/jobs/{id}/resume and /clone: a new job that begins where a job was, or with its config."""
 
+from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Body
@@ -9,8 +10,9 @@ from catdog import inheritance
 from catdog.config import AND, TrainConfig
 from catdog.errors import Conflict
 from catdog.jobs import Job, JobState
+from catdog.kinds import TRAININGS, Kind
 from service.parts import AllParts, Parts
-from service.routes.jobs import ExistingJob, IdempotencyKey, accept
+from service.routes.jobs import ExistingJob, IdempotencyKey, accept, check_training
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 
@@ -28,15 +30,16 @@ def resume(job: ExistingJob, parts: AllParts, changes: Changes = None, idempoten
     needs more epochs, or more of the patience or the minutes that ended it. What the checkpoint was made with (network, data,
     batch_size, ...) cannot change.
     """
-    before = TrainConfig.parse(job.config)
+    before = _trained(job, "train")
     config = before.resumed(changes or {})
 
     def check() -> None:
         _check_resumable(job, parts)
         if job.state is JobState.SUCCEEDED:
             _check_something_is_left(job, before, config)
+        check_training(config, parts)
 
-    return accept(config, parts, kind=job.kind, key=idempotency_key, resumed_from=job.id, check=check)
+    return accept(config, parts, kind="train", key=idempotency_key, resumed_from=job.id, check=check)
 
 
 @router.post("/{job_id}/clone", status_code=202)
@@ -45,15 +48,29 @@ def clone(job: ExistingJob, parts: AllParts, changes: Changes = None, idempotenc
 
     The answer's `changed` says what is different: {field: [before, now]}.
     """
-    config = TrainConfig.parse(job.config).changed(changes or {})
+    config = _trained(job, *TRAININGS).changed(changes or {})
     now = config.model_dump(mode="json")
     changed = {field: [job.config.get(field), now[field]] for field in now if now[field] != job.config.get(field)}
-    return accept(config, parts, kind=job.kind, key=idempotency_key, shown={"changed": changed})
+    kind: Kind = "train" if job.kind == "train" else "examine"
+    check = partial(check_training, config, parts)
+    return accept(config, parts, kind=kind, key=idempotency_key, check=check, shown={"changed": changed})
+
+
+def _trained(job: Job, *kinds: str) -> TrainConfig:
+    """The config of a job, if it is of one of these kinds.
+
+    Raises:
+        Conflict: the job is of another kind.
+    """
+    if job.kind not in kinds:
+        raise Conflict(
+            f"Expected a job to {' or '.join(kinds)}. Received: {job.id}, which is to {job.kind}.",
+            remedy="Clone it to start it again." if job.kind == "examine" else "Ask for a new one in the way it was asked for.",
+        )
+    return TrainConfig.parse(job.config)
 
 
 def _check_resumable(job: Job, parts: Parts) -> None:
-    if job.kind != "train":
-        raise Conflict(f"Expected a training. Received: {job.id}, which is to {job.kind}.", remedy="Clone it to start it again.")
     if not job.state.is_terminal:
         raise Conflict(
             f"Expected a job that has ended. Received: {job.id}, which is {job.state}.",

@@ -11,6 +11,7 @@ from catdog import __version__, device
 from catdog.images import FORMATS, MAX_PIXELS, MAX_SIDE, MIN_SIDE
 from catdog.machine import versions
 from catdog.settings import Settings
+from service.door import MAX_TENSOR_JSON_BYTES
 from service.parts import AllParts
 from service.publisher import QueueState
 
@@ -26,12 +27,19 @@ def system(parts: AllParts) -> dict[str, Any]:
             "fastapi", "uvicorn", "celery", "sqlalchemy", "onnxruntime", "onnxruntime-gpu", "pillow", "numpy",
         ),
         "devices": {"cores": device.cores(), "gpus": _gpus(), "inference": _providers(settings), "runs": settings.device},
+        "beside_training": {"run_niceness": settings.run_niceness, "inference_threads": device.lanes(settings.device)[0]},
         "formats": {"pictures": list(FORMATS), "archives": ["zip"]},
         "limits": {
+            "predictions": settings.max_predictions,
+            "predictions_bytes": settings.max_predictions_bytes,
+            "predict_seconds": settings.predict_seconds,
             "image_bytes": settings.max_image_bytes,
             "image_pixels": MAX_PIXELS,
             "image_side": [MIN_SIDE, MAX_SIDE],
+            "batch_files": settings.max_batch_files,
+            "batch_bytes": settings.max_batch_bytes,
             "json_bytes": settings.max_json_bytes,
+            "tensor_json_bytes": MAX_TENSOR_JSON_BYTES,
             "archive_bytes": settings.max_archive_bytes,
             "archive_unpacked_bytes": settings.max_unpacked_bytes,
             "archive_files": settings.max_archive_files,
