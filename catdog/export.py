@@ -49,13 +49,15 @@ class _Answers(nn.Module):
         self.classifier = classifier
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        features = self.classifier.features(pixels)
+        # As classifier.features. Of what lies in memory as pixels do, channels last, the exporter writes each pooling over all places as a
+        # Gather at places that the graph works out anew for each call.
+        features = self.classifier.backbone(self.classifier.normalise(pixels).contiguous())
         return self.classifier.head(features), features
 
 
 def to_onnx(classifier: Classifier, path: Path, *, image_size: int) -> None:
-    """Write the network as an ONNX graph for any number of images; it is put in evaluation mode and on the CPU."""
-    answers = _Answers(classifier.eval().cpu())
+    """Write the network as an ONNX graph for any number of images; it is put in evaluation mode, on the CPU and channels first."""
+    answers = _Answers(classifier.eval().cpu().to(memory_format=torch.contiguous_format))
     example = torch.zeros((2, image_size, image_size, 3), dtype=torch.uint8)
     exporter = logging.getLogger("torch.onnx")
     level = exporter.level
@@ -71,6 +73,8 @@ def to_onnx(classifier: Classifier, path: Path, *, image_size: int) -> None:
         exporter.setLevel(level)
     if program is None:
         raise ExportMismatch("Expected an ONNX graph. Received: nothing from torch.onnx.export.")
+    for node in program.model.graph:
+        node.metadata_props.clear()  # the lines that it comes from, with the paths of the files on this machine
     with write_atomically(path) as unfinished:
         program.save(str(unfinished))
         _show_activation(unfinished, image_size)

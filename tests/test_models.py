@@ -337,6 +337,19 @@ def test_the_default_network_knows_cats_and_dogs(
     assert sum(right) >= 21
 
 
+def test_a_graph_is_the_network_and_nothing_of_how_it_was_trained_or_where(tmp_path: Path) -> None:
+    import onnx
+
+    from catdog.export import to_onnx
+
+    trained = make("mobilenet_v3_small", 32).to(memory_format=torch.channels_last)
+    to_onnx(trained, tmp_path / "model.onnx", image_size=32)
+    nodes = onnx.load(str(tmp_path / "model.onnx")).graph.node
+    assert not {"Gather", "Range", "Shape"} & {node.op_type for node in nodes}, "places that are worked out anew for each call"
+    assert not any(node.metadata_props for node in nodes)
+    assert str(Path(__file__).parent.parent).encode() not in (tmp_path / "model.onnx").read_bytes()
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("network", ONE_A_FAMILY)
 def test_every_family_can_be_exported(network: Network, tmp_path: Path) -> None:
