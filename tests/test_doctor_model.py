@@ -3,6 +3,7 @@
 import copy
 import functools
 import inspect
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -657,3 +658,29 @@ def test_a_device_that_computes_something_else_is_an_error_of_its_first_layer(mo
     monkeypatch.setattr(parity, "_ways", ways)
     finding, = asked(network).findings
     assert (finding.code, finding.severity, finding.culprit.what) == ("M14", "error", "blocks.1.0")
+
+
+class TwoAtLeast(nn.Module):
+    """Leaves by sys.exit where it is asked about one image alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(IMAGES[0].numel(), 2)
+
+    def forward(self, images: Tensor) -> Tensor:
+        if len(images) < 2:
+            sys.exit("two at least")
+        answers: Tensor = self.head(images.flatten(1))
+        return answers
+
+
+def fastidious(outputs: Tensor, target: Tensor) -> Tensor:
+    """A loss that leaves by sys.exit where it is asked about more than it is used to."""
+    if outputs.abs().max() > 5:
+        sys.exit("what is this?")
+    return functional.cross_entropy(outputs, target)
+
+
+@pytest.mark.parametrize("loss", [functional.cross_entropy, fastidious])
+def test_who_leaves_by_sys_exit_at_an_unusual_question_is_no_failure_of_the_doctor(loss: Any) -> None:
+    assert not asked(TwoAtLeast(), loss=loss, intent=Intent(loss="cross_entropy")).errors

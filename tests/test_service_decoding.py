@@ -192,13 +192,20 @@ def test_a_decoder_that_dies_before_it_is_up_is_started_again_after_a_pause(
     async def work(decoders: Decoders) -> Any:
         while "decoder_does_not_start" not in caplog.text:
             await asyncio.sleep(0.01)
-        assert len(started) == 1 and not decoders.is_able, "nothing is tried while the pause lasts"
+        is_able_without = decoders.is_able
+        assert len(started) == 1, "nothing is tried while the pause lasts"
         monkeypatch.setattr(decoding, "COMMAND", whole)
-        return await decoders.decode(picture(), PREPROCESS)
+        pixels = await decoders.decode(picture(), PREPROCESS)
+        (living,) = decoders._living
+        living._process.kill()
+        while living in decoders._living:
+            await asyncio.sleep(0.01)
+        assert decoders.is_able and not is_able_without, "what once failed is not held against the next"
+        return pixels
 
     whole = decoding.COMMAND
     monkeypatch.setattr(decoding, "COMMAND", (sys.executable, "-c", ""))
-    assert with_decoders(work).shape == (32, 32, 3) and len(started) == 2 and started[0].poll() is not None
+    assert with_decoders(work).shape == (32, 32, 3) and len(started) == 3 and started[0].poll() is not None
 
 
 def test_decoders_import_little() -> None:

@@ -28,7 +28,7 @@ from catdog.doctor.catalogue import EXAMINATIONS
 from catdog.doctor.consultation import BUDGET
 from catdog.doctor.examination import Examination
 from catdog.doctor.findings import REPORT, Culprit, Finding, Report
-from catdog.doctor.patient import Patient
+from catdog.doctor.patient import ANY_ERROR, Patient
 from catdog.doctor.visit import visit
 from catdog.errors import Unhealthy
 from catdog.files import write_atomically
@@ -108,7 +108,7 @@ def visited(make: Callable[[], Patient], examinations: Sequence[Examination], *,
     try:
         patient = make()
         report = visit(patient, examinations, budget=ends - time.monotonic())
-    except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever it is, it is the doctor's, and the run goes on
+    except ANY_ERROR as error:  # whatever it is, it is the doctor's, and the run goes on
         finding = Finding(
             "S00", "warning", "The doctor's own failure: what it examines could not be put together.", Culprit("catdog.doctor"),
             (f"{type(error).__name__}: {error}"[:500],), "Report it: it says nothing about the network, and the run goes on.",

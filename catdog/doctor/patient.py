@@ -20,6 +20,9 @@ from catdog.doctor.findings import Finding
 PROBE = 8
 """Images in the batch that is looked at: enough for both labels and for batch statistics."""
 
+ANY_ERROR: tuple[type[BaseException], ...] = (Exception, SystemExit)
+"""What somebody's code raises: to leave by sys.exit is an error of theirs like any other, and ends neither the visit nor the run."""
+
 Batch = tuple[Tensor, Tensor]
 """(inputs, target)"""
 Loss = Callable[[Any, Tensor], Tensor]

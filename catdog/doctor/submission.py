@@ -30,7 +30,7 @@ from catdog.doctor.catalogue import EXAMINATIONS
 from catdog.doctor.consultation import BUDGET
 from catdog.doctor.findings import Culprit, Finding, Report
 from catdog.doctor.gate import visited
-from catdog.doctor.patient import PROBE, Intent, Patient
+from catdog.doctor.patient import ANY_ERROR, PROBE, Intent, Patient
 from catdog.errors import BadInput
 from catdog.images import Preprocess
 from catdog.loaders import Pictures
@@ -120,7 +120,7 @@ def imported(file: Path, name: str) -> Callable[..., Any]:
     sys.modules[spec.name] = module  # where dataclasses and pickles look for it
     try:
         spec.loader.exec_module(module)
-    except (Exception, SystemExit) as error:
+    except ANY_ERROR as error:
         raise _refused(f"{file.name} cannot be imported", str(file), error, "Run it with Python alone until it imports.") from error
     if not callable(found := getattr(module, name, None)):
         raise _refused(
@@ -149,7 +149,7 @@ def built(make: Callable[..., Any], source: str, **known: int) -> nn.Module:
         )
     try:
         network = make(**{name: value for name, value in known.items() if name in parameters})
-    except (Exception, SystemExit) as error:
+    except ANY_ERROR as error:
         raise _refused(f"{source} cannot be built", source, error, "Build it with Python alone until it works.") from error
     if not isinstance(network, nn.Module):
         raise _refused(f"{source} gives a {type(network).__name__}, and no torch.nn.Module", source, None, "Return the network.")

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from catdog.device import is_out_of_memory
 from catdog.doctor.findings import Culprit, Finding
-from catdog.doctor.patient import Patient, logits_of, tensors_in
+from catdog.doctor.patient import ANY_ERROR, Patient, logits_of, tensors_in
 from catdog.doctor.tape import recording
 
 
@@ -17,7 +17,7 @@ def trial(patient: Patient) -> Finding | None:
     began = time.monotonic()
     try:
         outputs = patient.model(patient.batch[0])
-    except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever somebody's network raises
+    except ANY_ERROR as error:  # whatever somebody's network raises
         _if_theirs(error)
         return _of_forward(patient, error)
     if logits_of(outputs) is None:
@@ -28,7 +28,7 @@ def trial(patient: Patient) -> Finding | None:
         try:
             with recording(patient):  # which puts back what only the step knows
                 patient.train_step()
-        except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever somebody's loop raises
+        except ANY_ERROR as error:  # whatever somebody's loop raises
             _if_theirs(error)
             return _trouble(patient, "the training step fails", error, "It is called as step(model, (inputs, target), loss, optimizer).")
     elif (trouble := _of_loss(patient, outputs)) is not None:
@@ -65,7 +65,7 @@ def _of_loss(patient: Patient, outputs: Any) -> Finding | None:
         loss = patient.loss(outputs, target) if patient.loss is not None else None
         if isinstance(loss, Tensor) and loss.numel() == 1 and loss.requires_grad:
             torch.autograd.backward(loss)
-    except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever somebody's loss raises
+    except ANY_ERROR as error:  # whatever somebody's loss raises
         _if_theirs(error)
         if not isinstance(outputs, Tensor):
             names = ", ".join(f"{type(one).__name__} {tuple(one.shape)}" for one in tensors_in(outputs))

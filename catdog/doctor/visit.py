@@ -13,7 +13,7 @@ from torch.nn.parameter import is_lazy
 
 from catdog.doctor.examination import CannotTell, Examination
 from catdog.doctor.findings import Culprit, Finding, Report
-from catdog.doctor.patient import PROBE, Patient
+from catdog.doctor.patient import ANY_ERROR, PROBE, Patient
 from catdog.doctor.snapshot import Snapshot, digest
 from catdog.doctor.trial import trial
 
@@ -33,13 +33,13 @@ def visit(patient: Patient, examinations: Sequence[Examination], *, budget: floa
     began = time.monotonic()
     try:
         before, snapshot = digest(patient), Snapshot.of(patient)
-    except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever somebody's own kind of tensor or module does
+    except ANY_ERROR as error:  # whatever somebody's own kind of tensor or module does
         nothing = dict.fromkeys((examination.code for examination in examinations), "its state cannot be kept")
         return Report((_own_failure("S00", "the state of this patient cannot be kept", error),), (), nothing, time.monotonic() - began)
     try:
         with _eager():
             report = _examined(replace(patient, batch=probe(patient), patience=budget / 3, known={}), examinations, deadline=began + budget)
-    except (Exception, SystemExit) as error:  # noqa: BLE001 - inputs and targets of a kind that nobody here has thought of
+    except ANY_ERROR as error:  # inputs and targets of a kind that nobody here has thought of
         nothing = dict.fromkeys((examination.code for examination in examinations), "the doctor's own failure")
         report = Report((_own_failure("S00", "this patient cannot be examined", error),), (), nothing)
     finally:
@@ -75,7 +75,7 @@ def _examined(patient: Patient, examinations: Sequence[Examination], *, deadline
                 passed += [] if found else [examination.code]
             except CannotTell as reason:
                 not_run[examination.code] = str(reason)
-            except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever it is, it is the doctor's, and the run goes on
+            except ANY_ERROR as error:  # whatever it is, it is the doctor's, and the run goes on
                 findings.append(_own_failure(examination.code, f"{examination.name} could not be made", error))
             snapshot.restore()
     return Report(tuple(findings), tuple(passed), not_run)

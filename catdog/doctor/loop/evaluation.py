@@ -12,7 +12,7 @@ from catdog.doctor.findings import Culprit, Finding
 from catdog.doctor.loop.parameters import SHOWN
 from catdog.doctor.loop.rehearsal import Rehearsal
 from catdog.doctor.loss.planting import loader
-from catdog.doctor.patient import Patient, logits_of
+from catdog.doctor.patient import ANY_ERROR, Patient, logits_of
 from catdog.doctor.snapshot import Snapshot
 from catdog.doctor.source import Place, caller
 
@@ -41,7 +41,7 @@ def validation_purity(patient: Patient) -> Iterator[Finding]:
     flags = {path: module.training for path, module in patient.model.named_modules()}
     try:
         look = _evaluate(patient)
-    except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever somebody's evaluation raises
+    except ANY_ERROR as error:  # whatever somebody's evaluation raises
         yield Finding(
             "L12", "warning", "The evaluation cannot be made", Culprit("evaluate"), (f"{type(error).__name__}: {error}"[:500],),
             "It gets (model, batches, loss): batches of (inputs, target), as a loader makes them.",

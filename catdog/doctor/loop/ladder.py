@@ -17,7 +17,7 @@ from catdog.doctor.findings import Culprit, Finding
 from catdog.doctor.loop.rehearsal import Rehearsal
 from catdog.doctor.loss.clean import clean_loss, is_right
 from catdog.doctor.model.redraw import Weights
-from catdog.doctor.patient import Batch, Patient, usual_step
+from catdog.doctor.patient import ANY_ERROR, Batch, Patient, usual_step
 from catdog.doctor.snapshot import Snapshot
 from catdog.doctor.tape import recording
 
@@ -143,7 +143,7 @@ def _own_step(patient: Patient, batch: Batch) -> None:
     try:
         for _ in range(patient.intent.accumulate):
             patient.train_step(batch)
-    except (Exception, SystemExit) as error:
+    except ANY_ERROR as error:
         raise CannotTell(f"the training step fails after some calls: {type(error).__name__}: {error}"[:200]) from error
 
 

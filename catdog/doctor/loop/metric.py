@@ -16,7 +16,7 @@ from catdog.doctor.examination import CannotTell, examination
 from catdog.doctor.findings import Culprit, Finding
 from catdog.doctor.loss.answers import ACTIVATIONS, plant
 from catdog.doctor.loss.planting import kept_alive, loader, planted
-from catdog.doctor.patient import Patient
+from catdog.doctor.patient import ANY_ERROR, Patient
 from catdog.doctor.source import Place, caller
 
 SIZES = (4, 4, 1)
@@ -119,7 +119,7 @@ def _evaluated(patient: Patient, inputs: Tensor, target: Tensor, logits: Tensor)
     try:
         with planted(patient.model, answer, is_plain=True):
             said = patient.evaluate(patient.model, batches, patient.loss) if patient.evaluate and patient.loss else {}
-    except (Exception, SystemExit) as error:
+    except ANY_ERROR as error:
         raise CannotTell(f"the evaluation cannot be made of known answers: {type(error).__name__}: {error}"[:200]) from error
     if at not in (len(HITS), len(HITS) - SIZES[-1]):
         raise CannotTell(f"the evaluation asks for {at} answers about {len(HITS)} images")

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from catdog.doctor.examination import CannotTell
-from catdog.doctor.patient import Batch, Patient
+from catdog.doctor.patient import ANY_ERROR, Batch, Patient
 from catdog.doctor.snapshot import Snapshot
 from catdog.doctor.source import Place, bare_attributes, files_here, is_own, making
 from catdog.doctor.tape import Event, Tape, recording
@@ -111,7 +111,7 @@ class Rehearsal:
                 while self._goes_on(patient):
                     self.calls += 1
                     patient.train_step()
-        except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever somebody's step raises
+        except ANY_ERROR as error:  # whatever somebody's step raises
             self.error = error
             frames = [frame for frame in traceback.extract_tb(error.__traceback__) if is_own(frame.filename)]
             if frames:

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from catdog.doctor.findings import Culprit, Finding
 from catdog.doctor.loss.hearing import Heard, Hearing, activation_behind, chain, has_the_range
-from catdog.doctor.patient import Patient, logits_of
+from catdog.doctor.patient import ANY_ERROR, Patient, logits_of
 from catdog.doctor.snapshot import Snapshot
 from catdog.doctor.source import Place
 from catdog.doctor.tape import Event, recording
@@ -30,7 +30,7 @@ def doubled(patient: Patient) -> Iterator[Finding]:
                 patient.train_step()
             elif patient.loss is not None:
                 patient.loss(patient.model(patient.batch[0]), patient.batch[1])
-    except (Exception, SystemExit):  # noqa: BLE001 - L02 tells of a step that cannot be made
+    except ANY_ERROR:  # L02 tells of a step that cannot be made
         return
     finally:
         start.restore()

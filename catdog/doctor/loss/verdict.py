@@ -12,7 +12,7 @@ from catdog.doctor.findings import Culprit, Finding
 from catdog.doctor.loss.answers import Answer, answered, plant
 from catdog.doctor.loss.certificate import EXACT, Certificate
 from catdog.doctor.loss.doubling import doubled
-from catdog.doctor.patient import Patient
+from catdog.doctor.patient import ANY_ERROR, Patient
 from catdog.doctor.snapshot import Snapshot
 
 SPREAD = 2.0
@@ -99,7 +99,7 @@ def _case(patient: Patient) -> _Case:
             return _Case(target, [ask(draw, target) for draw in draws], other, ask(draws[0], other))
     except CannotTell:
         raise
-    except (Exception, SystemExit) as error:
+    except ANY_ERROR as error:
         raise CannotTell(f"the training step cannot be made with planted answers: {type(error).__name__}: {error}"[:200]) from error
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from catdog.doctor.patient import Patient
+from catdog.doctor.patient import ANY_ERROR, Patient
 
 WANTED = {"cross_entropy": "logits", "bce_with_logits": "logits", "bce": "probabilities", "nll": "log-probabilities"}
 """What a loss takes."""
@@ -63,7 +63,7 @@ def _asked(
     try:
         with torch.no_grad():
             first, second, third = (float(patient.loss(value, patient.batch[1])) for value in (one(drawn), other(drawn), unlike))
-    except Exception:  # noqa: BLE001 - a loss that refuses numbers at random
+    except ANY_ERROR:  # a loss that refuses numbers at random
         return None
     return (first, second) if all(map(math.isfinite, (first, second, third))) and first != third else None
 
@@ -86,6 +86,6 @@ def loss_lost(patient: Patient, shape: str) -> float | None:
         within, without = (
             float(patient.loss(torch.where(best, high, low).to(outputs), target)) for low, high in ((lowest, 1.0), (-FREE, FREE))
         )
-    except Exception:  # noqa: BLE001 - a loss that refuses numbers out of its range
+    except ANY_ERROR:  # a loss that refuses numbers out of its range
         return None
     return within - without

@@ -12,7 +12,7 @@ from catdog.doctor.findings import Culprit, Finding
 from catdog.doctor.model.operations import Operation, Operations, by_row
 from catdog.doctor.model.redraw import Weights, answers, mode, seeded, settle, strangers
 from catdog.doctor.model.trace import eager
-from catdog.doctor.patient import Patient
+from catdog.doctor.patient import ANY_ERROR, Patient
 
 CLOSE = 1e-5
 """Share of the largest answer within which two are equal in float32; where they are not, float64 is asked."""
@@ -94,7 +94,7 @@ def _apart(model: Any, inputs: Tensor, *, is_random: bool) -> dict[str, float | 
         alone = asked(inputs[-1:])
         moved = float((alone - said[-1:]).abs().max()) / scale if alone.shape == said[-1:].shape else math.nan
         apart["alone"] = moved if math.isfinite(moved) else None
-    except Exception:  # noqa: BLE001 - whatever somebody's network raises
+    except ANY_ERROR:  # whatever somebody's network raises
         apart["alone"] = None
     return apart
 
@@ -109,7 +109,7 @@ def _exactly(patient: Patient, inputs: Tensor, *, is_random: bool) -> tuple[str,
 
     try:
         return "float64", _apart(model, inputs, is_random=is_random)
-    except Exception:  # noqa: BLE001 - a dtype that is written down somewhere
+    except ANY_ERROR:  # a dtype that is written down somewhere
         return "float32", None
 
 
