@@ -81,9 +81,10 @@ def read(data: bytes, spare: Callable[[int, int], float] | None = None) -> Pictu
         BadImage: truncated, broken, or a side below MIN_SIDE.
     """
     try:
-        # Opened twice: verify() finds wrong checksums that loading overlooks, and leaves the image unusable.
-        _open(data).verify()
         image = _open(data)
+        if image.format == "PNG":  # verify() finds wrong checksums that loading overlooks, and leaves the image unusable
+            image.verify()
+            image = _open(data)
         if spare is not None and (times := spare(*image.size)) > 1:
             image.draft(None, (math.ceil(image.width / times), math.ceil(image.height / times)))
         image.load()

@@ -4,6 +4,7 @@ Who waits while all threads compute is computed with whoever else does, as far a
 CPU, by dozens on a GPU. The busier the service the larger the batches, and nobody is kept waiting for company.
 """
 
+import math
 import threading
 import time
 from collections import deque
@@ -40,6 +41,7 @@ class Batching:
         count, self._pictures = devices.lanes(device)
         self._waiting: deque[_Asked] = deque()
         self._changed = threading.Condition()
+        self._idle = 0
         self._closing = False
         self._threads = [threading.Thread(target=self._work, name=f"infer-{number}", daemon=True) for number in range(count)]
         for thread in self._threads:
@@ -68,12 +70,15 @@ class Batching:
                 _compute(asked)
 
     def _next(self) -> list[_Asked]:
-        """What has waited longest, with others for the same model that one call can take; nothing when closed."""
+        """What has waited longest, with others for the same model that one call can take and no idle thread; nothing when closed."""
         with self._changed:
+            self._idle += 1
             self._changed.wait_for(lambda: self._waiting or self._closing)
+            share = math.ceil(len(self._waiting) / self._idle)
+            self._idle -= 1
             batch = [self._waiting.popleft()] if self._waiting else []
             room = self._pictures - sum(len(one.pixels) for one in batch)
-            while self._waiting and batch[0].goes_with(self._waiting[0]) and len(self._waiting[0].pixels) <= room:
+            while len(batch) < share and batch[0].goes_with(self._waiting[0]) and len(self._waiting[0].pixels) <= room:
                 room -= len(self._waiting[0].pixels)
                 batch.append(self._waiting.popleft())
         return batch

@@ -17,6 +17,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -107,6 +108,11 @@ class Decoders:
             self._begin_later("died before it was up")
 
 
+@lru_cache
+def _written(preprocess: Preprocess) -> bytes:
+    return json.dumps(preprocess.to_dict()).encode()
+
+
 class _Decoder:
     """One decoding process, from its start to its death."""
 
@@ -139,7 +145,7 @@ class _Decoder:
         """Begin with a picture; only when idle. None: it has died meanwhile, of something else."""
         self._memory[:len(data)] = data
         try:
-            self._line.send(json.dumps({"length": len(data), "preprocess": preprocess.to_dict()}).encode())
+            self._line.send(b"%d %s" % (len(data), _written(preprocess)))
         except OSError:
             return None
         loop = asyncio.get_running_loop()

@@ -14,9 +14,10 @@ import logging
 import re
 import time
 import uuid
+from collections.abc import Iterator
 from http import HTTPMethod
 
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -40,12 +41,12 @@ takes the answer from a client that first sends and then reads: most do (nginx h
 
 _METHODS = frozenset(HTTPMethod)
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
-_HEADERS = {
-    "X-Content-Type-Options": "nosniff",
-    "X-Frame-Options": "DENY",
-    "Referrer-Policy": "no-referrer",
-    "Cross-Origin-Resource-Policy": "same-origin",
-}
+_HEADERS = (
+    (b"x-content-type-options", b"nosniff"),
+    (b"x-frame-options", b"DENY"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"cross-origin-resource-policy", b"same-origin"),
+)
 
 
 class _BodyTooLarge(HTTPException):
@@ -157,19 +158,21 @@ class _Visit:
         """Add our headers to the answer."""
         if message["type"] == "http.response.start":
             self.status = message["status"]
-            headers = MutableHeaders(scope=message)
-            headers["X-Request-ID"] = self.request_id
-            for name, value in _HEADERS.items():
-                headers.setdefault(name, value)
-            if self._path.startswith("/v1/"):
-                headers.setdefault("Cache-Control", "no-store")
-            if self._refuses_body():
-                headers["Connection"] = "close"
+            message = {**message, "headers": [*message["headers"], *self._headers({name for name, _ in message["headers"]})]}
         elif self._refuses_body() and not message.get("more_body", False):
             await self._send({**message, "more_body": True})
             await self._linger()
             message = {"type": "http.response.body", "body": b""}
         await self._send(message)
+
+    def _headers(self, said: set[bytes]) -> Iterator[tuple[bytes, bytes]]:
+        """What is added to headers that have been said."""
+        yield b"x-request-id", self.request_id.encode()
+        yield from (header for header in _HEADERS if header[0] not in said)
+        if self._path.startswith("/v1/") and b"cache-control" not in said:
+            yield b"cache-control", b"no-store"
+        if self._refuses_body():
+            yield b"connection", b"close"
 
     def _refuses_body(self) -> bool:
         return self._body_left and self.status is not None and self.status >= 400

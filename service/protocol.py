@@ -1,4 +1,6 @@
-"""Protocol: HTTP/1.1 by uvicorn and httptools, with the limit that they lack: on what is no body."""
+"""Protocol: HTTP/1.1 by uvicorn and httptools, with what they lack: a limit on what is no body, and word of a client that leaves."""
+
+import asyncio
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
@@ -7,10 +9,20 @@ MAX_HEAD_BYTES = 64 * 2**10
 
 
 class Protocol(HttpToolsProtocol):
-    """A connection."""
+    """A connection. Its requests know when it ends: `request.state.left` is done then."""
 
     _pending = 0
     """Bytes since the last head or piece of a body that was whole."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """A client is there."""
+        self._left: asyncio.Future[None] = self.loop.create_future()
+        super().connection_made(transport)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """It has left, or was left."""
+        super().connection_lost(exc)
+        self._left.set_result(None)
 
     def data_received(self, data: bytes) -> None:
         """Take what has come, unless it is more of a head, of trailers or of a chunk's extensions than anybody needs."""
@@ -24,6 +36,7 @@ class Protocol(HttpToolsProtocol):
         self._pending = 0
         if len(self.url) + sum(len(name) + len(value) for name, value in self.headers) > MAX_HEAD_BYTES:
             raise ValueError("Expected a smaller head.")
+        self.scope["state"]["left"] = self._left
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:

@@ -3,8 +3,8 @@ ends with its client."""
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Annotated, TypeVar
 
 from fastapi import Query
@@ -35,32 +35,30 @@ async def until(done: Callable[[T], bool], read: Callable[[], T], *, seconds: fl
     return value
 
 
-@asynccontextmanager
-async def leaving(request: Request) -> AsyncIterator[None]:
-    """Cancel what is inside when the client leaves. The body must have been read.
+@contextmanager
+def leaving(request: Request) -> Iterator[None]:
+    """Cancel what is inside when the client leaves.
 
     Raises:
         ClientDisconnect: it has left.
     """
-    working, left = asyncio.current_task(), False
+    left: asyncio.Future[None] = request.state.left
+    working = asyncio.current_task()
 
-    async def watch() -> None:
-        nonlocal left
-        while (await request.receive())["type"] != "http.disconnect":
-            pass
-        left = True
+    def leave(_left: asyncio.Future[None]) -> None:
         if working is not None:
             working.cancel()
 
-    watching = asyncio.create_task(watch())
+    left.add_done_callback(leave)
     try:
         yield
     except asyncio.CancelledError:
-        if not left:
+        if not left.done():
             raise
         if working is not None:
             working.uncancel()
         REFUSED.labels("client_left").inc()
         raise ClientDisconnect from None
     finally:
-        watching.cancel()
+        left.remove_done_callback(leave)
+        working = None  # the call may be on its way already

@@ -128,6 +128,18 @@ def test_who_leaves_is_forgotten(served: Service) -> None:
     assert counted("catdog_predict_refused_total", reason="client_left") == left + 1
 
 
+def test_who_leaves_with_more_requests_behind_is_forgotten_too(served: Service) -> None:
+    left = counted("catdog_predict_refused_total", reason="client_left")
+    with busy(served):
+        head = f"POST /v1/predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/png\r\nContent-Length: {len(RED)}\r\n\r\n"
+        with socket.create_connection(("127.0.0.1", served.port)) as client:
+            client.sendall(2 * (head.encode() + RED))
+            wait_for(lambda: len(served.parts.predictors._batching._waiting) == 1, what="the first picture to wait")
+        wait_for(lambda: inside() == 0, what="the place to be free")
+    assert post(served).json()["label"] == "cat"
+    assert counted("catdog_predict_refused_total", reason="client_left") == left + 1
+
+
 def test_health_answers_while_everything_is_busy_and_the_database_hangs(served: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lookout, "PATIENCE_SECONDS", OPERATORS_PATIENCE_SECONDS)
     seen, hangs, goes_on = served.client.get("/health/ready").json(), threading.Event(), threading.Event()

@@ -14,7 +14,7 @@ from catdog import device
 from catdog.engine import Engine
 from catdog.inference import Prediction, Predictor
 from service.batching import Batching
-from tests.serving import SIZE, make_package
+from tests.serving import SIZE, make_package, wait_for
 
 SIDE = (SIZE, SIZE, 3)
 
@@ -73,6 +73,17 @@ def test_what_waits_together_is_computed_together_and_each_gets_its_own(predicto
     predictor.gate.set()
     assert [answer.result(20)[0].label for answer in (first, *others)] == ["dog", "dog", "cat", "cat", "cat", "cat", "cat"]
     assert predictor.calls == [(1, True), (4, False), (2, False)]
+
+
+@pytest.mark.parametrize("batching", [(2, 4)], indirect=True)
+def test_no_thread_is_idle_while_another_takes_what_two_could(predictor: Watched, batching: Batching) -> None:
+    wait_for(lambda: batching._idle == 2, what="both threads")
+    with batching._changed:
+        answers = [batching.submit(predictor, plain(200), alone=False) for _ in range(2)]
+    wait_for(lambda: len(predictor.calls) == 2, what="both threads to compute")
+    predictor.gate.set()
+    assert [answer.result(20)[0].label for answer in answers] == ["cat", "cat"]
+    assert predictor.calls == [(1, False), (1, False)]
 
 
 def test_a_batch_is_of_one_model(predictor: Watched, batching: Batching, tmp_path: Path) -> None:

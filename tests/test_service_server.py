@@ -80,6 +80,13 @@ def test_torch_stays_out_and_nothing_survives_a_kill(running: Process) -> None:
     wait_for(lambda: not any(one.is_running() and one.status() != psutil.STATUS_ZOMBIE for one in family), what="its children to be gone")
 
 
+def test_its_threads_and_decoders_take_turns(running: Process) -> None:
+    running.wait_until_up()
+    process = psutil.Process(running.child.pid)
+    (decoder,) = process.children()
+    assert os.sched_getscheduler(process.pid) == os.sched_getscheduler(decoder.pid) == os.SCHED_BATCH
+
+
 @pytest.mark.parametrize(("settings", "words"), [
     ({"port": "99999"}, ["CATDOG_PORT"]),
     ({"host": "0.0.0.0"}, ["CATDOG_TOKEN_FILE"]),

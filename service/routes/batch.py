@@ -47,7 +47,7 @@ async def predict_batch(request: Request, parts: AllParts, model: ModelName = No
             files = _files(form)
             # A byte more than a picture may have is enough to see that it is too large.
             pictures = [partial(file.read, parts.settings.max_image_bytes + 1) for file in files]
-            async with leaving(request):
+            with leaving(request):
                 answers = await ask_each(parts, served, pictures)
     return await run_in_threadpool(_said, files, answers, described(served, model), scope=request.scope, top_k=top_k)
 

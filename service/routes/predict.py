@@ -46,7 +46,7 @@ async def predict(
     with parts.admission.room(request.state.body_bytes):
         async with parts.admission.receiving():
             data = await _picture(request)
-        async with leaving(request):
+        with leaving(request):
             answer = await ask(parts, served, data, explain=explain is not None)
     said = answer.to_dict(top_k) | {"model": described(served, model)}
     if explain is not None:

@@ -166,7 +166,7 @@ async def _infer(request: Request, parts: Parts, name: str, version: int | None,
 async def _answered(request: Request, parts: Parts, served: Served, name: str, body: bytearray, header_length: int | None) -> Response:
     inference, binary = await run_in_threadpool(read, body, header_length)
     wanted = _wanted(inference)
-    async with leaving(request):
+    with leaving(request):
         predictions = await _predictions(parts, served, inference.input, binary)
     head = {"model_name": name, "model_version": str(served.model.version), "parameters": {"digest": served.model.digest}}
     head |= {"id": inference.id} if inference.id else {}
