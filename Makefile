@@ -26,7 +26,7 @@ zoo: $(INSTALLED)  ## the doctor looks at every healthy network there is, an hou
 
 # The peers lie beside the environment, not in it: nothing of catdog may come to need them.
 BENCH_DATA ?= $(VENV)/pictures
-bench: $(INSTALLED) $(VENV)/bench/installed $(VENV)/servers/installed $(BENCH_DATA)  ## speed beside the peers', half an hour on a machine left alone; BENCH_DATA=FOLDER gives it photographs
+bench: $(INSTALLED) $(VENV)/bench/installed $(VENV)/servers/installed $(BENCH_DATA)  ## speed beside the peers', an hour on a machine left alone; BENCH_DATA=FOLDER gives it photographs
 	$(BIN)/python -m tests.bench.loading --data "$(BENCH_DATA)" $(if $(BENCH_OUT),--out "$(BENCH_OUT)")
 	$(BIN)/python -m tests.bench.guards $(if $(BENCH_OUT),--out "$(BENCH_OUT)")
 	PYTHONPATH=$(VENV)/bench $(BIN)/python -m tests.bench.training --data "$(BENCH_DATA)" $(if $(BENCH_OUT),--out "$(BENCH_OUT)")

@@ -1,13 +1,15 @@
 """Requests per second and latency of POST /v1/predict beside LitServe, BentoML and plain FastAPI: same weights, photographs and client.
 
-    python -m tests.bench.serving --data FOLDER [--seconds 12] [--cases b0-web b0-phone lite0-web] [--workers 1 2] [--fresh]
+    python -m tests.bench.serving --data FOLDER [--seconds 12] [--rounds 3] [--cases b0-web b0-phone lite0-web] [--workers 1 2] [--fresh]
 
 The peers (servers/, each as its documentation does it) serve the float network with torchvision's preprocessing; ours is a model package
 as a run leaves it. wrk posts photographs in turn through 1 and through 16 connections. Beside them stands the raw loop: what decoding
 and ONNX Runtime give on all cores in one process, without HTTP. Web photographs are --data's own (about 500x375), phone photographs 8 of
 them enlarged to 4032x3024, JPEG quality 90. --workers: in how many processes a peer answers; by default one, as in its documentation.
 
-Every row that is done is a line in WORK/serving.jsonl; a second call does what is missing and shows the tables, --fresh begins anew.
+A machine is not as quick all the time: each round measures everything once, ours and the raw loop one after the other, and what is shown
+are medians, of the shares too. Every row that is done is a line in WORK/serving.jsonl; a second call does what is missing and shows the
+tables, --fresh begins anew.
 """
 
 import argparse
@@ -21,6 +23,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from PIL import Image
@@ -71,24 +74,24 @@ class Bench:
         """What has been measured."""
         return [json.loads(line) for line in self.out.read_text().splitlines()] if self.out.exists() else []
 
-    def measure(self, name: str) -> None:
-        """Every row of a case that is missing."""
-        case, done = CASES[name], {(row["case"], row["contender"], row["connections"]) for row in self.rows()}
+    def measure(self, name: str, number: int) -> None:
+        """Every row of a round of a case that is missing."""
+        case = CASES[name]
+        done = {(row["contender"], row["connections"]) for row in self.rows() if (row["case"], row["round"]) == (name, number)}
         photos, package, data = self.photos(case.photos), self.package(case.network), self.work / case.network / "served"
         for contender, workers in self._contenders():
             title = contender.name if contender.ours or workers == 1 else f"{contender.name}, {workers} workers"
-            missing = [connections for connections in CONNECTIONS if (name, title, connections) not in done]
-            if not missing:
-                continue
-            network, log = self.work / case.network / "network", self.work / "servers.log"
-            with running(contender, network=network, data=data, workers=workers, log=log, photo=photos[0]) as server:
-                for connections in missing:
-                    result = load(server.url, photos, connections=connections, seconds=self.seconds)
-                    self._note(name, title, connections, result | {"memory_mb": round(server.memory() / 2**20)})
-        if (name, RAW, 0) not in done:
-            with multiprocessing.get_context("spawn").Pool(1) as process:
-                pace = process.apply(raw_loop, (package, photos), {"seconds": self.seconds})
-            self._note(name, RAW, 0, {"requests_per_second": pace})
+            missing = [connections for connections in CONNECTIONS if (title, connections) not in done]
+            if missing:
+                network, log = self.work / case.network / "network", self.work / "servers.log"
+                with running(contender, network=network, data=data, workers=workers, log=log, photo=photos[0]) as server:
+                    for connections in missing:
+                        result = load(server.url, photos, connections=connections, seconds=self.seconds)
+                        self._note(name, number, title, connections, result | {"memory_mb": round(server.memory() / 2**20)})
+            if contender.ours and (RAW, 0) not in done:
+                with multiprocessing.get_context("spawn").Pool(1) as process:
+                    pace = process.apply(raw_loop, (package, photos), {"seconds": self.seconds})
+                self._note(name, number, RAW, 0, {"requests_per_second": pace})
 
     def _contenders(self) -> Iterator[tuple[Contender, int]]:
         for contender in CONTENDERS:
@@ -98,8 +101,8 @@ class Bench:
             for workers in [1] if contender.ours else self.workers:
                 yield contender, workers
 
-    def _note(self, case: str, contender: str, connections: int, result: dict[str, Any]) -> None:
-        row = {"bench": "serving", "case": case, "contender": contender, "connections": connections, **result}
+    def _note(self, case: str, number: int, contender: str, connections: int, result: dict[str, Any]) -> None:
+        row = {"bench": "serving", "case": case, "round": number, "contender": contender, "connections": connections, **result}
         with self.out.open("a") as file:
             file.write(json.dumps(row) + "\n")
         said = f"{case}, {contender}, {connections} connections: {result['requests_per_second']:.1f}/s"
@@ -138,31 +141,52 @@ class Bench:
         return package
 
 
+Rounds = dict[tuple[str, int], list[dict[str, Any]]]
+"""By contender and connections: its rows, a round each, in order."""
+
+
 def report(name: str, rows: list[dict[str, Any]], console: Console) -> None:
     """The table of a case, and what came of its marks."""
-    case = CASES[name]
-    columns = ("connections", "requests/s", "p50 ms", "p95 ms", "p99 ms", "not 200", "memory MB")
-    table = Table("server", *(Column(title, justify="right") for title in columns), title=f"{case.network}, {case.photos} photographs")
-    rows = [row for row in rows if row["case"] == name]
-    for row in rows:
-        latencies = [f"{row[key]:.1f}" if key in row else "" for key in ("p50_ms", "p95_ms", "p99_ms")]
-        failed = str(row["not_200"] + row["broken"] + row["timeouts"]) if "not_200" in row else ""
-        pace, memory = f"{row['requests_per_second']:.1f}", str(row.get("memory_mb", ""))
-        table.add_row(row["contender"], str(row["connections"] or ""), pace, *latencies, failed, memory)
-    console.print(table)
-    paces = {row["contender"]: row["requests_per_second"] for row in rows if row["connections"] in (0, CONNECTIONS[-1])}
-    alone = {row["contender"]: row["p50_ms"] for row in rows if row["connections"] == 1}
-    peers = [contender for contender in paces if contender not in ("catdog", RAW)]
+    case, rounds = CASES[name], Rounds()
+    for row in sorted((row for row in rows if row["case"] == name), key=lambda row: row["round"]):
+        rounds.setdefault((row["contender"], row["connections"]), []).append(row)
+    console.print(_table(rounds, title=f"{case.network}, {case.photos} photographs"))
+    crowd = {contender: several for (contender, connections), several in rounds.items() if connections in (0, CONNECTIONS[-1])}
+    alone = {contender: _median(several, "p50_ms") for (contender, connections), several in rounds.items() if connections == 1}
+    peers = [contender for contender in crowd if contender not in ("catdog", RAW)]
     if not peers:
         return
-    best, quickest = max(peers, key=paces.__getitem__), min(peers, key=alone.__getitem__)
+
+    def times(contender: str) -> float:
+        pairs = zip(crowd["catdog"], crowd[contender], strict=True)
+        return median(ours["requests_per_second"] / theirs["requests_per_second"] for ours, theirs in pairs)
+
+    best, quickest = min(peers, key=times), min(peers, key=alone.__getitem__)
     mark = f" (the mark is {case.against_raw:.0%})" if case.against_raw else ""
     console.print(
-        f"16 connections: {paces['catdog'] / paces[best]:.2f} times the best peer, {best} (the mark is {case.against_best}); "
-        f"{paces['catdog'] / paces[RAW]:.0%} of the raw loop{mark}",
+        f"16 connections: {times(best):.2f} times the best peer, {best} (the mark is {case.against_best}); "
+        f"{times(RAW):.0%} of the raw loop{mark}",
         f"1 connection: p50 {alone['catdog']:.1f} ms; the quickest peer, {quickest}: {alone[quickest]:.1f} ms",
         sep="\n", highlight=False,
     )
+
+
+def _table(rounds: Rounds, *, title: str) -> Table:
+    columns = ("connections", "requests/s", "p50 ms", "p95 ms", "p99 ms", "not 200", "memory MB")
+    table = Table("server", *(Column(column, justify="right") for column in columns), title=title)
+    for (contender, connections), several in rounds.items():
+        pace = f"{_median(several, 'requests_per_second'):.1f}"
+        if contender == RAW:
+            table.add_row(contender, "", pace)
+            continue
+        latencies = (f"{_median(several, key):.1f}" for key in ("p50_ms", "p95_ms", "p99_ms"))
+        failed = sum(row["not_200"] + row["broken"] + row["timeouts"] for row in several)
+        table.add_row(contender, str(connections), pace, *latencies, str(failed), f"{_median(several, 'memory_mb'):.0f}")
+    return table
+
+
+def _median(rows: list[dict[str, Any]], key: str) -> float:
+    return median(row[key] for row in rows)
 
 
 def main(words: Sequence[str] | None = None) -> None:
@@ -171,6 +195,7 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--data", type=Path, required=True, help="a folder of photographs, labelled as `catdog data import` reads it")
     parser.add_argument("--work", type=Path, default=Path(".venv/serving"))
     parser.add_argument("--seconds", type=float, default=12, help="for each row")
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--cases", choices=CASES, nargs="+", default=list(CASES))
     parser.add_argument("--workers", type=int, nargs="+", default=[1])
     parser.add_argument("--fresh", action="store_true", help="forget what was measured")
@@ -181,7 +206,8 @@ def main(words: Sequence[str] | None = None) -> None:
     if asked.fresh:
         bench.out.unlink(missing_ok=True)
     for case in asked.cases:
-        bench.measure(case)
+        for number in range(asked.rounds):
+            bench.measure(case, number)
     console = Console(width=max(Console().width, 120))
     for case in asked.cases:
         report(case, bench.rows(), console)
