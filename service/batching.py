@@ -70,7 +70,8 @@ class Batching:
                 _compute(asked)
 
     def _next(self) -> list[_Asked]:
-        """What has waited longest, with others for the same model that one call can take and no idle thread; nothing when closed."""
+        """What has waited longest, with others for the same model, as many as one call takes and idle threads leave over; nothing when
+        closed."""
         with self._changed:
             self._idle += 1
             self._changed.wait_for(lambda: self._waiting or self._closing)

@@ -2,7 +2,7 @@
 
 It shares a socket and a piece of memory with the service (service/decoding.py):
 
-    asked     how many bytes of the memory are the picture, a space, and its Preprocess as JSON
+    asked     JSON of how many bytes of the memory are the picture, and its Preprocess
     answered  the pixels in the memory and {}, or {"code", "message", "remedy"[, "limit"]} of the refusal
 
 Before the first question it answers {} once: it is up. It imports Pillow and numpy and little else.
@@ -42,8 +42,8 @@ def main() -> None:
     _keep_memory()
     service.send(b"{}")
     while question := service.recv(MESSAGE_BYTES):
-        length, _, preprocess = question.partition(b" ")
-        service.send(json.dumps(_answer(memory, int(length), Preprocess.from_dict(json.loads(preprocess)))).encode())
+        asked = json.loads(question)
+        service.send(json.dumps(_answer(memory, asked["length"], Preprocess.from_dict(asked["preprocess"]))).encode())
 
 
 def _limit() -> None:

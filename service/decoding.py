@@ -145,7 +145,7 @@ class _Decoder:
         """Begin with a picture; only when idle. None: it has died meanwhile, of something else."""
         self._memory[:len(data)] = data
         try:
-            self._line.send(b"%d %s" % (len(data), _written(preprocess)))
+            self._line.send(b'{"length": %d, "preprocess": %s}' % (len(data), _written(preprocess)))
         except OSError:
             return None
         loop = asyncio.get_running_loop()

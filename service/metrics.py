@@ -17,5 +17,5 @@ INFER = _STAGES.labels("infer")
 INSIDE = Gauge("catdog_predict_inside", "Pictures that are admitted and not yet answered.")
 REFUSED = Counter("catdog_predict_refused_total", "Pictures and requests that were not answered.", ["reason"])
 """By reason: full (a request that is not listened to, or one picture of several), slow (a body that does not come in time), disk (none
-is left for a form), deadline (a picture), client_left (a request)."""
+is left for a form), deadline (a picture), client_left (a request whose connection ended)."""
 REQUESTS = Histogram("catdog_http_request_seconds", "Seconds until the answer is sent.", ["method", "route", "status"], buckets=_SECONDS)

@@ -2,17 +2,24 @@
 
 import asyncio
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn._types import ASGI3Application
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 MAX_HEAD_BYTES = 64 * 2**10
 """So much of a request line with headers is taken, and so much of anything else that is not a body: nothing behind the protocol sees it."""
 
 
 class Protocol(HttpToolsProtocol):
-    """A connection. Its requests know when it ends: `request.state.left` is done then."""
+    """A connection. Its requests know when it ends: `request.state.left` is done then.
+
+    What a client sends behind a request that is not answered yet is left with the kernel, the end of the connection behind it too: such a
+    client is only missed when its answer is sent.
+    """
 
     _pending = 0
     """Bytes since the last head or piece of a body that was whole."""
+    _running: RequestResponseCycle | None = None
+    """The request that is being answered; `cycle` is the one that is being read."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """A client is there."""
@@ -21,6 +28,9 @@ class Protocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """It has left, or was left."""
+        if self._running is not None and not self._running.response_complete:
+            self._running.disconnected = True
+            self._running.message_event.set()
         super().connection_lost(exc)
         self._left.set_result(None)
 
@@ -48,3 +58,9 @@ class Protocol(HttpToolsProtocol):
         """The request is whole."""
         self._pending = 0
         super().on_message_complete()
+        if not self.pipeline:  # a large body has paused it, and who does not read does not see that the client leaves
+            self.flow.resume_reading()
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        self._running = cycle
+        super()._start_asgi_task(cycle, app)

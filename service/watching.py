@@ -26,7 +26,7 @@ async def until(done: Callable[[T], bool], read: Callable[[], T], *, seconds: fl
     """Read (in a thread) until what was read is done; return what was read last."""
     end = time.monotonic() + seconds
     value = await run_in_threadpool(read)
-    while not done(value) and not parts.closing.is_set() and not await request.is_disconnected():
+    while not done(value) and not parts.closing.is_set() and not request.state.left.done():
         left = end - time.monotonic()
         if left <= 0:
             break

@@ -2,6 +2,7 @@
 
 import asyncio
 import errno
+import logging
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -128,7 +129,24 @@ def test_who_leaves_is_forgotten(served: Service) -> None:
     assert counted("catdog_predict_refused_total", reason="client_left") == left + 1
 
 
-def test_who_leaves_with_more_requests_behind_is_forgotten_too(served: Service) -> None:
+def test_who_leaves_after_a_large_picture_is_forgotten(served: Service) -> None:
+    """The protocol stops reading in the middle of such a body."""
+    left = counted("catdog_predict_refused_total", reason="client_left")
+    body = RED + bytes(300_000)
+    with busy(served):
+        head = f"POST /v1/predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/png\r\nContent-Length: {len(body)}\r\n\r\n"
+        with socket.create_connection(("127.0.0.1", served.port)) as client:
+            client.sendall(head.encode())
+            wait_for(lambda: served.parts.admission._held == len(body), what="the head to be read")
+            client.sendall(body)
+            wait_for(lambda: len(served.parts.predictors._batching._waiting) == 1, what="the picture to wait")
+        wait_for(lambda: inside() == 0, what="the place to be free")
+        (waiting,) = served.parts.predictors._batching._waiting
+        assert waiting.answer.cancelled()
+    assert counted("catdog_predict_refused_total", reason="client_left") == left + 1
+
+
+def test_who_leaves_with_more_requests_behind_is_forgotten_too(served: Service, caplog: pytest.LogCaptureFixture) -> None:
     left = counted("catdog_predict_refused_total", reason="client_left")
     with busy(served):
         head = f"POST /v1/predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/png\r\nContent-Length: {len(RED)}\r\n\r\n"
@@ -138,6 +156,7 @@ def test_who_leaves_with_more_requests_behind_is_forgotten_too(served: Service) 
         wait_for(lambda: inside() == 0, what="the place to be free")
     assert post(served).json()["label"] == "cat"
     assert counted("catdog_predict_refused_total", reason="client_left") == left + 1
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
 
 
 def test_health_answers_while_everything_is_busy_and_the_database_hangs(served: Service, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -72,7 +72,8 @@ class Bench:
 
     def rows(self) -> list[dict[str, Any]]:
         """What has been measured."""
-        return [json.loads(line) for line in self.out.read_text().splitlines()] if self.out.exists() else []
+        rows = [json.loads(line) for line in self.out.read_text().splitlines()] if self.out.exists() else []
+        return [row for row in rows if "round" in row]  # others are of before there were rounds
 
     def measure(self, name: str, number: int) -> None:
         """Every row of a round of a case that is missing."""
@@ -158,8 +159,8 @@ def report(name: str, rows: list[dict[str, Any]], console: Console) -> None:
         return
 
     def times(contender: str) -> float:
-        pairs = zip(crowd["catdog"], crowd[contender], strict=True)
-        return median(ours["requests_per_second"] / theirs["requests_per_second"] for ours, theirs in pairs)
+        theirs = {row["round"]: row["requests_per_second"] for row in crowd[contender]}
+        return median(row["requests_per_second"] / theirs[row["round"]] for row in crowd["catdog"] if row["round"] in theirs)
 
     best, quickest = min(peers, key=times), min(peers, key=alone.__getitem__)
     mark = f" (the mark is {case.against_raw:.0%})" if case.against_raw else ""
