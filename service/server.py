@@ -103,7 +103,7 @@ def _take_turns() -> None:
     Else a crowd makes everything slow: the event loop and the decoders break into the network's layers for a few lines each, and all of
     them find their caches cold. Now they wait for a free core or the scheduler's next tick (4 ms where it has 250 a second), and do at once
     what has come meanwhile: 7 % more answers a second (EfficientNet-B0, 16 connections, 2 cores). One client, also beside a training, is
-    answered as soon as before.
+    answered as soon as before; a crowd beside other programs that compute all the time, and no nicer, gets a tenth less.
     """
     with contextlib.suppress(OSError):  # a container may not allow it
         if os.sched_getscheduler(0) == os.SCHED_OTHER:  # nobody has chosen another policy (chrt)

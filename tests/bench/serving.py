@@ -1,6 +1,6 @@
 """Requests per second and latency of POST /v1/predict beside LitServe, BentoML and plain FastAPI: same weights, photographs and client.
 
-    python -m tests.bench.serving --data FOLDER [--seconds 12] [--rounds 3] [--cases b0-web b0-phone lite0-web] [--workers 1 2] [--fresh]
+    python -m tests.bench.serving --data FOLDER [--seconds 8] [--rounds 3] [--cases b0-web b0-phone lite0-web] [--workers 1 2] [--fresh]
 
 The peers (servers/, each as its documentation does it) serve the float network with torchvision's preprocessing; ours is a model package
 as a run leaves it. wrk posts photographs in turn through 1 and through 16 connections. Beside them stands the raw loop: what decoding
@@ -195,7 +195,7 @@ def main(words: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="a folder of photographs, labelled as `catdog data import` reads it")
     parser.add_argument("--work", type=Path, default=Path(".venv/serving"))
-    parser.add_argument("--seconds", type=float, default=12, help="for each row")
+    parser.add_argument("--seconds", type=float, default=8, help="for each row")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--cases", choices=CASES, nargs="+", default=list(CASES))
     parser.add_argument("--workers", type=int, nargs="+", default=[1])
