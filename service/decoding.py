@@ -110,6 +110,7 @@ class Decoders:
 
 @lru_cache
 def _written(preprocess: Preprocess) -> bytes:
+    """As JSON: once for a model, not for each of its pictures."""
     return json.dumps(preprocess.to_dict()).encode()
 
 

@@ -1,9 +1,12 @@
 """Protocol: HTTP/1.1 by uvicorn and httptools, with what they lack: a limit on what is no body, and word of a client that leaves."""
 
 import asyncio
+from typing import TYPE_CHECKING
 
-from uvicorn._types import ASGI3Application
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+
+if TYPE_CHECKING:
+    from uvicorn._types import ASGI3Application
 
 MAX_HEAD_BYTES = 64 * 2**10
 """So much of a request line with headers is taken, and so much of anything else that is not a body: nothing behind the protocol sees it."""
@@ -61,6 +64,6 @@ class Protocol(HttpToolsProtocol):
         if not self.pipeline:  # a large body has paused it, and who does not read does not see that the client leaves
             self.flow.resume_reading()
 
-    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: "ASGI3Application") -> None:
         self._running = cycle
         super()._start_asgi_task(cycle, app)

@@ -8,7 +8,7 @@ and ONNX Runtime give on all cores in one process, without HTTP. Web photographs
 them enlarged to 4032x3024, JPEG quality 90. --workers: in how many processes a peer answers; by default one, as in its documentation.
 
 A machine is not as quick all the time: each round measures everything once, ours and the raw loop one after the other, and what is shown
-are medians, of the shares too. Every row that is done is a line in WORK/serving.jsonl; a second call does what is missing and shows the
+are medians, of the shares too. Every row that is done is a line in WORK/rounds.jsonl; a second call does what is missing and shows the
 tables, --fresh begins anew.
 """
 
@@ -67,13 +67,12 @@ class Bench:
 
     def __init__(self, work: Path, data: Path, *, seconds: float, workers: Sequence[int]) -> None:
         self.work, self.data, self.seconds, self.workers = work, data, seconds, workers
-        self.out = work / "serving.jsonl"
+        self.out = work / "rounds.jsonl"
         work.mkdir(parents=True, exist_ok=True)
 
     def rows(self) -> list[dict[str, Any]]:
         """What has been measured."""
-        rows = [json.loads(line) for line in self.out.read_text().splitlines()] if self.out.exists() else []
-        return [row for row in rows if "round" in row]  # others are of before there were rounds
+        return [json.loads(line) for line in self.out.read_text().splitlines()] if self.out.exists() else []
 
     def measure(self, name: str, number: int) -> None:
         """Every row of a round of a case that is missing."""
@@ -196,7 +195,7 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--data", type=Path, required=True, help="a folder of photographs, labelled as `catdog data import` reads it")
     parser.add_argument("--work", type=Path, default=Path(".venv/serving"))
     parser.add_argument("--seconds", type=float, default=8, help="for each row")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=3, help="how often everything is measured")
     parser.add_argument("--cases", choices=CASES, nargs="+", default=list(CASES))
     parser.add_argument("--workers", type=int, nargs="+", default=[1])
     parser.add_argument("--fresh", action="store_true", help="forget what was measured")
