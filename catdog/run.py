@@ -171,6 +171,8 @@ def _phases(
     folder: Path, settings: Settings, *, fence: int, resume_from: Path | None, champion: Path | None,
 ) -> Generator[Progress]:
     yield Progress("phase", phase="preparing")
+    for left in list(folder.rglob("*.tmp-*")):  # of an attempt that was killed; not for ranks, each of which would take what another writes
+        shutil.rmtree(left) if left.is_dir() else left.unlink()
     prepared = prepare(folder, settings)
     if resume_from is not None:
         inheritance.take(resume_from, folder, prepared.config, fingerprint=prepared.dataset.fingerprint)
@@ -201,8 +203,6 @@ def _phases(
 def prepare(folder: Path, settings: Settings) -> Prepared:
     """Read the config, open the data set, choose the device, build the network: everything that can be refused early."""
     config = TrainConfig.read(folder)
-    for left in list(folder.rglob("*.tmp-*")):  # of an attempt that was killed
-        shutil.rmtree(left) if left.is_dir() else left.unlink()
     try:
         dataset = Dataset.open(settings.datasets / config.dataset)
     except NotFound as error:
