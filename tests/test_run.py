@@ -52,6 +52,16 @@ def test_a_finished_run_does_nothing_again_and_gives_the_same_package(again: Pat
     assert said[-1].result["digest"] == sha256_of(finished.run / "package" / "package.json")
 
 
+def test_an_attempt_sweeps_what_a_killed_one_left_and_a_rank_leaves_what_another_is_writing(again: Path, finished: Finished) -> None:
+    file, folder = again / "dataset.json.tmp-1a2b", again / "checkpoints" / "best.tmp-3c4d"
+    file.write_text("{")
+    folder.mkdir(parents=True)
+    run.prepare(again, finished.settings)
+    assert file.exists() and folder.exists()
+    phases(again, finished)
+    assert not file.exists() and not folder.exists()
+
+
 def test_a_champion_is_compared_with_after_packaging_on_what_neither_has_seen(again: Path, finished: Finished) -> None:
     champion = finished.run / "package"
     *said, done = run.run(again, finished.settings, fence=2, champion=champion)

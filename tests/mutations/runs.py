@@ -76,24 +76,26 @@ def in_processes(runs: Sequence[Run], *, cache: Path, at_once: int, limit: float
     os.environ["OMP_NUM_THREADS"] = "1"
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["tests.mutations.runs", "torchvision.transforms"])
-    waiting, living = list(reversed(runs)), dict[Connection, tuple[Run, BaseProcess, float]]()
+    waiting, living = list(reversed(runs)), dict[Connection, tuple[Run, BaseProcess, Path, float]]()
     try:
         while waiting or living:
             while waiting and len(living) < at_once:
                 ours, theirs = context.Pipe(duplex=False)
-                process: BaseProcess = context.Process(target=_make, args=(waiting[-1], cache, budget, theirs))
+                folder = Path(tempfile.mkdtemp(prefix="host-"))
+                process: BaseProcess = context.Process(target=_make, args=(waiting[-1], cache, folder, budget, theirs))
                 process.start()
                 theirs.close()
-                living[ours] = (waiting.pop(), process, time.monotonic())
+                living[ours] = (waiting.pop(), process, folder, time.monotonic())
             ready = wait(living, timeout=1)
             now = time.monotonic()
-            for connection in [one for one, (_, _, began) in living.items() if one in ready or now - began > limit]:
-                run, process, began = living.pop(connection)
-                yield _row(run, connection, time.monotonic() - began, is_over=connection not in ready)
-                _end(process)
+            for connection in [one for one, (_, _, _, began) in living.items() if one in ready or now - began > limit]:
+                run, process, folder, began = living.pop(connection)
+                row = _row(run, connection, time.monotonic() - began, is_over=connection not in ready)
+                _end(process, folder)
+                yield row
     finally:
-        for _, process, _ in living.values():
-            _end(process)
+        for _, process, folder, _ in living.values():
+            _end(process, folder)
 
 
 def _row(run: Run, connection: Connection, seconds: float, *, is_over: bool) -> Row:
@@ -109,18 +111,18 @@ def _row(run: Run, connection: Connection, seconds: float, *, is_over: bool) -> 
     }
 
 
-def _end(process: BaseProcess) -> None:
-    """A run and what it has started."""
+def _end(process: BaseProcess, folder: Path) -> None:
+    """A run, what it has started and what it has written."""
     with suppress(ProcessLookupError):
         os.killpg(process.pid or 0, signal.SIGKILL)
     process.join()
+    shutil.rmtree(folder, ignore_errors=True)
 
 
-def _make(run: Run, cache: Path, budget: float, answer: Connection) -> None:
+def _make(run: Run, cache: Path, folder: Path, budget: float, answer: Connection) -> None:
     os.setpgrp()
     multiprocessing.set_start_method("fork", force=True)  # as in every user's script; here it would be that of this bench
     torch.set_num_threads(1)
-    folder = Path(tempfile.mkdtemp(prefix="host-"))
     tempfile.tempdir = str(folder)
     began = time.monotonic()
     try:
@@ -137,8 +139,6 @@ def _make(run: Run, cache: Path, budget: float, answer: Connection) -> None:
         answer.send({"outcome": "done", "seconds": round(time.monotonic() - began, 2), "cpu": round(cpu, 2), **said})
     except Exception as error:  # noqa: BLE001 - whatever a mutant or an examiner raises is its result
         answer.send({"outcome": "failed", "why": "".join(traceback.format_exception(error))[-1500:]})
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def config_of(run: Run, cache: Path) -> Setting:
