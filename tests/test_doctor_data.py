@@ -3,6 +3,7 @@
 import io
 import os
 import shutil
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import count
@@ -75,6 +76,25 @@ def test_there_is_an_examination_of_each_number() -> None:
 
 
 # D01
+
+class Leaving(Pets):
+    """Leaves by sys.exit over a file that it cannot read."""
+
+    def __getitem__(self, position: int) -> tuple[Tensor, int]:
+        try:
+            return super().__getitem__(position)
+        except OSError:
+            sys.exit(f"{self.paths[position]} is broken")
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_what_leaves_by_sys_exit_is_examined_as_what_raises(host: Host, split: str) -> None:
+    path = host.paths[split][3]
+    path.write_bytes(path.read_bytes()[:300])
+    raising, leaving = (examined(replace_kind(host, split, kind)) for kind in (Pets, Leaving))
+    assert [finding.code for finding in raising.findings] == ["D01"], str(raising)
+    assert leaving.findings == raising.findings and leaving.passed == raising.passed and leaving.not_run == raising.not_run
+
 
 def test_a_broken_file_is_a_warning_where_the_data_set_raises(host: Host) -> None:
     path = host.paths["train"][3]

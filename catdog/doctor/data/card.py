@@ -20,7 +20,7 @@ from catdog.doctor.data.draws import Draw, drawn
 from catdog.doctor.data.geometry import Frame, Prepare, channels_first, encoded, is_flat, trace
 from catdog.doctor.examination import CannotTell, Examination, examination
 from catdog.doctor.findings import Culprit, Finding
-from catdog.doctor.patient import Data, Patient
+from catdog.doctor.patient import ANY_ERROR, Data, Patient
 from catdog.doctor.source import defined_at
 
 CELLS = 4
@@ -127,7 +127,7 @@ def is_as_declared(prepare: Prepare, data: Data) -> bool | None:
         frame, torn = _frame(prepare)
         reading = read(prepare, frame, ORDERS[0])
         return torn is None and frame.orientation == "upright" and _wrong(reading, data.normalise, data.channels) is None
-    except Exception:  # noqa: BLE001 - it refuses a card
+    except ANY_ERROR:  # it refuses a card
         return None
 
 
@@ -279,7 +279,7 @@ def _of_train(patient: Patient, data: Data) -> Iterator[Finding]:
         try:
             reference = channels_first(data.prepare(data.splits["train"].paths[draw.position].read_bytes()))  # type: ignore[misc]
             values = channels_first(draw.inputs)
-        except Exception:  # noqa: BLE001 - a file that cannot be read is D01's
+        except ANY_ERROR:  # a file that cannot be read is D01's
             continue
         if len(reference) == len(values):
             references.append(_quantiles(reference))

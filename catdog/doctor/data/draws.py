@@ -12,7 +12,7 @@ from torch import Tensor
 
 from catdog.doctor.data.census import spread
 from catdog.doctor.examination import CannotTell
-from catdog.doctor.patient import DataSplit, Patient
+from catdog.doctor.patient import ANY_ERROR, DataSplit, Patient
 
 FEWEST, MOST = 24, 128
 """Items of a split that are looked at: how many depends on what one costs."""
@@ -61,7 +61,7 @@ def _drawn(split: DataSplit, name: str) -> Iterator[Draw]:
             return
         try:
             inputs, target = split.items[position][:2]
-        except Exception:  # noqa: BLE001 - a file that cannot be read is D01's
+        except ANY_ERROR:  # a file that cannot be read is D01's
             continue
         yield Draw(name, position, torch.as_tensor(inputs).detach().cpu(), target)
 

@@ -23,7 +23,7 @@ from catdog.doctor.data.census import entries, spread
 from catdog.doctor.data.draws import drawn, seeded, split_of
 from catdog.doctor.examination import CannotTell, Examination, examination
 from catdog.doctor.findings import Culprit, Finding
-from catdog.doctor.patient import Data, DataSplit, Patient
+from catdog.doctor.patient import ANY_ERROR, Data, DataSplit, Patient
 from catdog.doctor.source import defined_at
 
 LOOKS = 3
@@ -78,7 +78,7 @@ def _of_fixed(patient: Patient, name: str) -> Iterator[Finding]:
     for draw in [drawn(patient, name)[place] for place in spread(len(drawn(patient, name)), ITEMS)]:
         try:
             again = [torch.as_tensor(split.items[draw.position][0]).detach().cpu() for _ in range(LOOKS - 1)]
-        except Exception:  # noqa: BLE001 - a file that cannot be read is D01's
+        except ANY_ERROR:  # a file that cannot be read is D01's
             continue
         if any(not _same(draw.inputs, one) for one in again):
             different.append(draw.position)
@@ -327,7 +327,7 @@ def _is_cheap(loader: DataLoader[Any]) -> bool:
 def _varies(split: DataSplit, position: int) -> bool:
     try:
         looks = {bytes(torch.as_tensor(split.items[position][0]).contiguous().flatten().view(torch.uint8).numpy()) for _ in range(IN_TURN)}
-    except Exception:  # noqa: BLE001 - a file that cannot be read is D01's
+    except ANY_ERROR:  # a file that cannot be read is D01's
         return False
     return len(looks) > 1
 

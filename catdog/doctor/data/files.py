@@ -17,7 +17,7 @@ from catdog.doctor.data.draws import seeded
 from catdog.doctor.data.geometry import channels_first, encoded, is_flat
 from catdog.doctor.examination import CannotTell, Examination, examination
 from catdog.doctor.findings import Culprit, Finding
-from catdog.doctor.patient import Data, DataSplit, Patient
+from catdog.doctor.patient import ANY_ERROR, Data, DataSplit, Patient
 from catdog.doctor.source import Place, defined_at
 from catdog.labels import listed
 
@@ -89,7 +89,7 @@ def _instead(patient: Patient, entry: Entry) -> tuple[Entry, str, Place | None] 
     try:
         with _Swallowed(place.append):
             inputs, target = _taken(split, entry.position)
-    except Exception:  # noqa: BLE001 - whatever it raises: it is not silent
+    except ANY_ERROR:  # whatever it raises: it is not silent
         return None
     where = place[-1] if place else None
     if not where and patient.data is not None and patient.data.prepare is None:
@@ -103,7 +103,7 @@ def _instead(patient: Patient, entry: Entry) -> tuple[Entry, str, Place | None] 
             continue
         try:
             theirs, label = _taken(split, other)
-        except Exception:  # noqa: BLE001
+        except ANY_ERROR:
             continue
         if theirs.shape == inputs.shape and torch.equal(theirs, inputs):
             is_honest = str(label) == str(target) and entry.label is not None and _label_of(patient.data, split.paths[other]) != entry.label
@@ -188,7 +188,7 @@ def _is_lost(patient: Patient, entry: Entry, look: Look) -> bool:
         return False
     try:
         return is_flat(prepare(entry.path.read_bytes()))
-    except Exception:  # noqa: BLE001 - it refuses the file, and says so
+    except ANY_ERROR:  # it refuses the file, and says so
         return False
 
 
@@ -258,7 +258,7 @@ def _alike(split: DataSplit, position: int, made: Sequence[Tensor]) -> str:
     for _ in range(4):
         try:
             values = channels_first(torch.as_tensor(split.items[position][0])).double()
-        except Exception:  # noqa: BLE001
+        except ANY_ERROR:
             return "neither"
         scores.append([max(correlation(values, one), correlation(values, one.flip(-1))) for one in made])
     stored, upright = np.array(scores[1:]).mean(axis=0)

@@ -15,7 +15,7 @@ from catdog.doctor.data.files import correlation
 from catdog.doctor.data.geometry import channels_first
 from catdog.doctor.examination import CannotTell, Examination, examination
 from catdog.doctor.findings import Culprit, Finding
-from catdog.doctor.patient import Data, DataSplit, Patient
+from catdog.doctor.patient import ANY_ERROR, Data, DataSplit, Patient
 from catdog.labels import labels_in, listed
 
 UNLIKELY = 1e-4
@@ -67,7 +67,7 @@ def _said_by_words(data: Data, entry: Entry) -> bool:
 def _target(data: Data, entry: Entry) -> int | None:
     try:
         return Draw(entry.split, entry.position, torch.empty(0), data.splits[entry.split].items[entry.position][1]).label
-    except Exception:  # noqa: BLE001 - D01 says what cannot be read
+    except ANY_ERROR:  # D01 says what cannot be read
         return None
 
 
@@ -297,7 +297,7 @@ def _made(data: Data, name: str, draws: Sequence[Draw]) -> dict[int, Tensor]:
     for draw in draws:
         try:
             made[draw.position] = channels_first(data.prepare(data.splits[name].paths[draw.position].read_bytes()))  # type: ignore[misc]
-        except Exception:  # noqa: BLE001 - a file that cannot be read is D01's
+        except ANY_ERROR:  # a file that cannot be read is D01's
             continue
     return made
 

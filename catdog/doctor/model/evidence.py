@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from catdog.doctor.examination import CannotTell
 from catdog.doctor.model.trace import Call, Trace, eager, noisy
-from catdog.doctor.patient import Batch, Patient
+from catdog.doctor.patient import ANY_ERROR, Batch, Patient
 from catdog.doctor.snapshot import Snapshot
 
 STEPS = 16
@@ -116,7 +116,7 @@ class Evidence:
         try:
             with counter, torch.no_grad():
                 self.network(self.patient.batch[0])
-        except Exception:  # noqa: BLE001 - a network that the counter cannot follow has a report without this figure
+        except ANY_ERROR:  # a network that the counter cannot follow has a report without this figure
             return None
         counts = {path.partition(".")[2]: sum(by_kind.values()) for path, by_kind in counter.get_flop_counts().items()}
         total = counter.get_total_flops()

@@ -12,7 +12,7 @@ from catdog.doctor.examination import CannotTell, Examination, examination
 from catdog.doctor.findings import Culprit, Finding
 from catdog.doctor.model.redraw import answers, seeded, settle
 from catdog.doctor.model.trace import eager
-from catdog.doctor.patient import Patient, tensors_in
+from catdog.doctor.patient import ANY_ERROR, Patient, tensors_in
 
 FAR = 1e-3
 """Largest difference of an answer, as a share of the largest answer, that two ways to compute in float32 may have."""
@@ -199,7 +199,7 @@ def _exact(network: nn.Module, inputs: Tensor) -> Tensor | None:
             seeded(0)
             exact = copy.deepcopy(network).cpu().double().eval()
             return answers(exact(inputs.cpu().double() if inputs.is_floating_point() else inputs.cpu()), len(inputs))
-    except Exception:  # noqa: BLE001 - a dtype that is written down somewhere
+    except ANY_ERROR:  # a dtype that is written down somewhere
         return None
 
 

@@ -11,7 +11,7 @@ from catdog.doctor.data.deviations import normalised
 from catdog.doctor.data.geometry import channels_first
 from catdog.doctor.examination import CannotTell, Examination, examination
 from catdog.doctor.findings import Culprit, Finding
-from catdog.doctor.patient import Patient
+from catdog.doctor.patient import ANY_ERROR, Patient
 from catdog.doctor.serving.golden import golden
 from catdog.doctor.serving.uploads import answer, real, serving_of
 from catdog.doctor.source import defined_at
@@ -73,7 +73,7 @@ def _is_best(patient: Patient, inputs: Tensor, served: Tensor) -> bool:
         return False
     try:
         return _agree(served, answer(patient.training.best().eval(), inputs))
-    except Exception:  # noqa: BLE001 - there is none, or T05 says why it cannot be loaded
+    except ANY_ERROR:  # there is none, or T05 says why it cannot be loaded
         return False
 
 
@@ -82,7 +82,7 @@ def _otherwise(patient: Patient, inputs: Tensor, served: Tensor) -> str | None:
     for said, suspect in _suspects(patient, patient.model, inputs):
         try:
             made = suspect()
-        except Exception:  # noqa: BLE001 - it cannot be so
+        except ANY_ERROR:  # it cannot be so
             continue
         if made.shape == served.shape and float((made - served).abs().max()) <= 10 * EXACT * max(1.0, float(served.abs().max())):
             return said

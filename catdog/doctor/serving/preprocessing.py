@@ -13,7 +13,7 @@ from catdog.doctor.data.geometry import Frame, Prepare, channels_first, encoded,
 from catdog.doctor.data.resampling import tried
 from catdog.doctor.examination import CannotTell, Examination, examination
 from catdog.doctor.findings import Culprit, Finding
-from catdog.doctor.patient import Data, Patient
+from catdog.doctor.patient import ANY_ERROR, Data, Patient
 from catdog.doctor.serving.golden import Golden, golden
 from catdog.doctor.serving.uploads import real, serving_of
 from catdog.doctor.source import defined_at
@@ -95,11 +95,11 @@ def _pairs(
     for one in (*golden(), *real(patient)):
         try:
             mine = channels_first(trained(one.data))
-        except Exception:  # noqa: BLE001 - what training does not take needs no answer
+        except ANY_ERROR:  # what training does not take needs no answer
             continue
         try:
             theirs = channels_first(served(one.data))
-        except Exception as error:  # noqa: BLE001 - whatever it refuses it with
+        except ANY_ERROR as error:  # whatever it refuses it with
             refused.append((one, f"{type(error).__name__}: {error}"[:200]))
             continue
         pairs.append(Pair(one, mine, theirs, data.normalise))
@@ -191,7 +191,7 @@ def _misread(pair: Pair, trained: Prepare) -> str | None:
         for name, reading in pair.golden.readings.items():
             try:
                 made = channels_first(trained(encoded(reading(Image.open(io.BytesIO(pair.golden.data))))))
-            except Exception:  # noqa: BLE001 - it cannot be read so
+            except ANY_ERROR:  # it cannot be read so
                 continue
             if made.shape == values.shape and Pair(pair.golden, made, values, pair.normalise).off[1] < 0.1 * pair.off[1]:
                 return name if is_served else f"a picture is read so that not, as in validation, {name}"

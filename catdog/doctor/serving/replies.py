@@ -8,7 +8,7 @@ from torch import Tensor
 
 from catdog.doctor.examination import Examination, examination
 from catdog.doctor.findings import Culprit, Finding
-from catdog.doctor.patient import Patient
+from catdog.doctor.patient import ANY_ERROR, Patient
 from catdog.doctor.serving.uploads import answer, serving_of, uploads_of
 from catdog.doctor.source import defined_at
 from catdog.labels import listed
@@ -62,7 +62,7 @@ def _under(patient: Patient, order: Sequence[int]) -> tuple[float, float, tuple[
     try:
         answers = torch.as_tensor(serving.probabilities(uploads)).detach().cpu().double()
         expected = _expected(patient, uploads).softmax(-1)
-    except Exception:  # noqa: BLE001 - S04 says what is wrong with the answers
+    except ANY_ERROR:  # S04 says what is wrong with the answers
         return None
     if answers.shape != expected.shape or float(expected.std()) < 1e-4:
         return None

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from catdog.doctor.examination import CannotTell, Examination, examination
 from catdog.doctor.findings import Culprit, Finding
-from catdog.doctor.patient import Patient, Training, logits_of
+from catdog.doctor.patient import ANY_ERROR, Patient, Training, logits_of
 from catdog.doctor.source import Place
 from catdog.doctor.training.attendance import LEAST, MOST, SAME
 from catdog.doctor.training.ledger import Forward, Ledger, ledger_of, plain
@@ -152,7 +152,7 @@ def checkpoint(patient: Patient) -> Iterator[Finding]:
         raise CannotTell(f"the history has no {training.best_by}")
     try:
         best = training.best()
-    except Exception as error:  # noqa: BLE001 - whatever somebody's loading raises
+    except ANY_ERROR as error:  # whatever somebody's loading raises
         yield Finding(
             "T05", "error", "What the training left as its best cannot be loaded", Culprit("best"),
             (f"{type(error).__name__}: {error}"[:300],), "Load the file into a fresh network right after it is written.",

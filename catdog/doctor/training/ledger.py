@@ -16,7 +16,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from torch.utils.data import dataloader
 
 from catdog.doctor.examination import CannotTell
-from catdog.doctor.patient import Data, Patient, logits_of, tensors_in
+from catdog.doctor.patient import ANY_ERROR, Data, Patient, logits_of, tensors_in
 from catdog.doctor.source import Place, callers
 
 LARGE = 30_000_000
@@ -92,7 +92,7 @@ def ledger_of(patient: Patient) -> Ledger:
         with watch.listening():
             try:
                 watch.ledger.history = list(patient.training.fit())
-            except Exception as error:
+            except ANY_ERROR as error:
                 raise CannotTell(f"the short training fails: {type(error).__name__}: {error}"[:300]) from error
         patient.known["ledger"] = watch.ledger
     found: Ledger = patient.known["ledger"]
