@@ -38,8 +38,10 @@ MAX_DECODERS = 16
 """Unless CATDOG_DECODERS says another number: each takes some 40 MB, and the network does not answer faster than so many decode."""
 PICTURES = 2
 """A decoder has so many at most: the one that it decodes and the next, with which it goes on while the event loop waits for a core."""
+START_SECONDS = 60.0
+"""Until a decoder must be up. It takes one second on an idle machine."""
 PAUSE_SECONDS = 1.0
-"""Before a decoder is started again that could not be, or died before it was up: this machine lacks something, and trying at once would
+"""Before a decoder is started again that could not be, or ended before it was up: this machine lacks something, and trying at once would
 only burn it."""
 COMMAND = (sys.executable, "-m", "service.decoder")
 _REFUSALS = {kind.code: kind for kind in (BadImage, TooLarge, UnsupportedType)}
@@ -119,7 +121,7 @@ class Decoders:
         if decoder.was_up or self._closing:
             self._begin()
         else:
-            self._begin_later("died before it was up")
+            self._begin_later("ended before it was up")
 
 
 @lru_cache
@@ -148,7 +150,6 @@ class _Decoder:
         self._on_room, self._on_death = on_room, on_death
         self._seconds = settings.decode_seconds
         self._asked: deque[_Asked] = deque()  # the first is being decoded
-        self._timer: asyncio.TimerHandle | None = None
         self._refusal = BadImage("Expected a picture that can be decoded. Received: one that ended its decoder.")
         self.was_up = False
         size = max(settings.max_image_bytes, 3 * MAX_IMAGE_SIZE**2)
@@ -167,6 +168,7 @@ class _Decoder:
                 )
             self._line.setblocking(False)
             asyncio.get_running_loop().add_reader(self._line.fileno(), self._hear)
+            self._timer = self._patience(START_SECONDS)
             unfinished.pop_all()
         theirs.close()
 
@@ -195,11 +197,12 @@ class _Decoder:
             raise _DecoderDied from None
         self._asked.append(asked)
         if len(self._asked) == 1:
-            self._begin()
+            self._timer = self._patience(self._seconds)
         return asked.answer
 
     def end(self) -> None:
         """Kill the process, if it still lives, and let the next one begin; the picture under way is refused."""
+        self._timer.cancel()
         asyncio.get_running_loop().remove_reader(self._line.fileno())
         self._line.close()
         process.stop(self._process, grace_seconds=0)
@@ -209,9 +212,8 @@ class _Decoder:
             self._settle(_DecoderDied())
         self._on_death(self)
 
-    def _begin(self) -> None:
-        """Have patience with the first of what was asked."""
-        self._timer = asyncio.get_running_loop().call_later(self._seconds, self._lose_patience)
+    def _patience(self, seconds: float) -> asyncio.TimerHandle:
+        return asyncio.get_running_loop().call_later(seconds, self._lose_patience)
 
     def _lose_patience(self) -> None:
         self._refusal = BadImage(f"Expected a picture that decodes in {self._seconds:g} seconds. Received: one that does not.")
@@ -225,20 +227,19 @@ class _Decoder:
             return self.end()
         if self.was_up and not self._asked:  # it speaks unasked: what it says next would be another's answer
             return self.end()
+        self._timer.cancel()
         if self.was_up:
             self._settle(answer)
+        if self._asked:
+            self._timer = self._patience(self._seconds)
         self._on_room(1 if self.was_up else PICTURES)
         self.was_up = True
         return None
 
     def _settle(self, error: Exception | None) -> None:
         """Answer the first of what was asked with its pixels, or an error."""
-        if self._timer is not None:
-            self._timer.cancel()
         asked = self._asked.popleft()
         self._free.append(asked.offset)
-        if self._asked:
-            self._begin()
         if asked.answer.done():  # nobody waits for it any more
             return
         if error is not None:

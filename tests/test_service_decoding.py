@@ -191,8 +191,9 @@ def test_decoders_come_back_after_a_time_when_none_could_be_started(lacking: str
     assert with_decoders(work).shape == (32, 32, 3)
 
 
-def test_a_decoder_that_dies_before_it_is_up_is_started_again_after_a_pause(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture,
+@pytest.mark.parametrize("code", ["", "import time; time.sleep(600)"])
+def test_a_decoder_that_does_not_come_up_is_started_again_after_a_pause(
+    code: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture,
 ) -> None:
     started, start = [], process.start
 
@@ -209,6 +210,7 @@ def test_a_decoder_that_dies_before_it_is_up_is_started_again_after_a_pause(
         is_able_without = decoders.is_able
         assert len(started) == 1, "nothing is tried while the pause lasts"
         monkeypatch.setattr(decoding, "COMMAND", whole)
+        monkeypatch.setattr(decoding, "START_SECONDS", patience)
         pixels = await decoders.decode(picture(), PREPROCESS)
         (living,) = decoders._living
         living._process.kill()
@@ -217,8 +219,9 @@ def test_a_decoder_that_dies_before_it_is_up_is_started_again_after_a_pause(
         assert decoders.is_able and not is_able_without, "what once failed is not held against the next"
         return pixels
 
-    whole = decoding.COMMAND
-    monkeypatch.setattr(decoding, "COMMAND", (sys.executable, "-c", ""))
+    whole, patience = decoding.COMMAND, decoding.START_SECONDS
+    monkeypatch.setattr(decoding, "START_SECONDS", 0.5)
+    monkeypatch.setattr(decoding, "COMMAND", (sys.executable, "-c", code))
     assert with_decoders(work).shape == (32, 32, 3) and len(started) == 3 and started[0].poll() is not None
 
 
