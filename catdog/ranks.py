@@ -7,6 +7,7 @@ rank's own shard on the CPU; on GPUs it is over the whole batch.
 
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -118,20 +119,23 @@ def spread(command: Sequence[str], *, size: int) -> Generator[Progress]:
     Raises:
         RunFailed: what the first said of its failure, or that one of them died.
     """
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={size}", *command]
-    child = process.start(torchrun, stdout=subprocess.PIPE)
-    failed: Progress | None = None
-    try:
-        for line in child.stdout or ():
-            progress = Progress.from_json(line)
-            if progress.kind != "failed":
-                yield progress
-            failed = failed or (progress if progress.kind == "failed" else None)  # those after the first die of its end
-        if failed is not None:
-            raise RankFailed(failed.message or "", code=failed.code or "internal", remedy=failed.remedy)
-        if child.wait() != 0:
-            raise RankFailed(f"Expected {size} processes that train together. Received: one that died, exit status {child.returncode}.")
-    finally:
-        process.stop(child, grace_seconds=STOP_SECONDS)
-        if child.stdout is not None:
-            child.stdout.close()
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as logs:  # else torchrun makes a folder that it leaves behind
+        torchrun = [
+            sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={size}", f"--log-dir={logs}", *command,
+        ]
+        child = process.start(torchrun, stdout=subprocess.PIPE)
+        failed: Progress | None = None
+        try:
+            for line in child.stdout or ():
+                progress = Progress.from_json(line)
+                if progress.kind != "failed":
+                    yield progress
+                failed = failed or (progress if progress.kind == "failed" else None)  # those after the first die of its end
+            if failed is not None:
+                raise RankFailed(failed.message or "", code=failed.code or "internal", remedy=failed.remedy)
+            if child.wait() != 0:
+                raise RankFailed(f"Expected {size} processes that train together. Received: one that died, exit status {child.returncode}.")
+        finally:
+            process.stop(child, grace_seconds=STOP_SECONDS)
+            if child.stdout is not None:
+                child.stdout.close()

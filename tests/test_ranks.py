@@ -4,6 +4,7 @@ import json
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -210,7 +211,11 @@ def test_ranks_do_not_outlive_a_run_that_was_killed(several: Path, finished: Fin
     assert not [one for one in psutil.wait_procs(family, timeout=60)[1] if one.status() != psutil.STATUS_ZOMBIE]
 
 
-def test_what_the_first_says_of_its_failure_is_the_runs(tmp_path: Path) -> None:
+def test_what_the_first_says_of_its_failure_is_the_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setenv("TMPDIR", str(temporary))
+    monkeypatch.setattr(tempfile, "tempdir", None)
     program = tmp_path / "failing.py"
     failed = Progress("failed", code="out_of_memory", message="no room", remedy="less").to_json()
     echo = Progress("failed", code="internal", message="Connection reset by peer").to_json()  # of a rank that is left alone
@@ -221,3 +226,4 @@ def test_what_the_first_says_of_its_failure_is_the_runs(tmp_path: Path) -> None:
     program.write_text("raise SystemExit(1)")
     with pytest.raises(RankFailed, match="one that died"):
         list(spread([str(program)], size=1))
+    assert not list(temporary.iterdir())
