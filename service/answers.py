@@ -94,10 +94,7 @@ async def ask(parts: Parts, served: Served, picture: Picture, *, explain: bool =
         raise TooLarge(f"Expected a picture of at most {limit} bytes. Received: more.", limit=limit)
     async with parts.admission.place():
         began = time.perf_counter()
-        if isinstance(picture, np.ndarray):
-            pixels = picture
-        else:
-            pixels = await parts.decoders.decode(picture, served.predictor.preprocess, together=parts.predictors.take_all_cores)
+        pixels = picture if isinstance(picture, np.ndarray) else await parts.decoders.decode(picture, served.predictor.preprocess)
         decoded = time.perf_counter()
         asked = parts.predictors.infer(served, pixels[np.newaxis], explain=explain, alone=parts.admission.is_alone)
         (prediction,) = await asyncio.wrap_future(asked)

@@ -38,7 +38,6 @@ class Batching:
 
     def __init__(self, device: str) -> None:
         """`device` is auto, cpu or cuda, as in Settings."""
-        self._cores = devices.cores()
         count, self._pictures = devices.lanes(device)
         self._waiting: deque[_Asked] = deque()
         self._changed = threading.Condition()
@@ -47,11 +46,6 @@ class Batching:
         self._threads = [threading.Thread(target=self._work, name=f"infer-{number}", daemon=True) for number in range(count)]
         for thread in self._threads:
             thread.start()
-
-    @property
-    def takes_all_cores(self) -> bool:
-        """Whether the calls under way leave no core to anything else."""
-        return len(self._threads) - self._idle >= self._cores
 
     def submit(self, predictor: Predictor, pixels: NDArray[np.uint8], *, alone: bool, explain: bool = False) -> Future[list[Prediction]]:
         """Answer pixels (N, S, S, 3) uint8 in their turn, unless cancelled before, as Predictor.predict does."""

@@ -2,8 +2,8 @@
 
 It shares a socket and a piece of memory with the service (service/decoding.py):
 
-    asked     JSON of where in the memory the picture is, how many bytes it has, and its Preprocess
-    answered  the pixels in its place and {}, or {"code", "message", "remedy"[, "limit"]} of the refusal
+    asked     JSON of how many bytes of the memory are the picture, and its Preprocess
+    answered  the pixels in the memory and {}, or {"code", "message", "remedy"[, "limit"]} of the refusal
 
 Before the first question it answers {} once: it is up. It imports Pillow and numpy and little else.
 """
@@ -43,8 +43,7 @@ def main() -> None:
     service.send(b"{}")
     while question := service.recv(MESSAGE_BYTES):
         asked = json.loads(question)
-        place = memoryview(memory)[asked["offset"]:]
-        service.send(json.dumps(_answer(place, asked["length"], Preprocess.from_dict(asked["preprocess"]))).encode())
+        service.send(json.dumps(_answer(memory, asked["length"], Preprocess.from_dict(asked["preprocess"]))).encode())
 
 
 def _limit() -> None:
@@ -61,14 +60,14 @@ def _keep_memory() -> None:
         libc.mallopt(_M_TRIM_THRESHOLD, KEPT_BYTES)
 
 
-def _answer(place: memoryview, length: int, preprocess: Preprocess) -> dict[str, Any]:
+def _answer(memory: mmap.mmap, length: int, preprocess: Preprocess) -> dict[str, Any]:
     try:
-        pixels = preprocess.pixels_of(bytes(place[:length]))
+        pixels = preprocess.pixels_of(memory[:length])
     except CatdogError as error:
         return _refusal(error)
     except MemoryError:
         return _refusal(BadImage(f"Expected a picture that decodes in {MEMORY_BYTES} bytes. Received: one that does not."))
-    np.frombuffer(place, np.uint8, pixels.size)[:] = pixels.ravel()
+    np.frombuffer(memory, np.uint8, pixels.size)[:] = pixels.ravel()
     return {}
 
 

@@ -127,11 +127,6 @@ class Predictors:
         model = self._registry.get(resolve(self._registry, name))  # what does not exist takes no place
         return self._begin(model, keep=True)
 
-    @property
-    def take_all_cores(self) -> bool:
-        """Whether the networks at work leave no core to anything else."""
-        return self._batching.takes_all_cores
-
     def infer(self, served: Served, pixels: NDArray[np.uint8], *, explain: bool = False, alone: bool = False) -> Future[list[Prediction]]:
         """Answer pixels (N, S, S, 3) uint8 in a thread of ours; `alone`: nobody else asks now."""
         return self._batching.submit(served.predictor, pixels, explain=explain, alone=alone)

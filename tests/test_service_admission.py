@@ -247,29 +247,6 @@ def test_pixels_are_admitted_and_computed_picture_by_picture(settings: Settings,
     assert labels == ["cat"] * 20 and inside() == 0
 
 
-def test_pictures_share_a_decoder_while_networks_take_all_cores(
-    settings: Settings, serve: Callable[[Settings], Service], monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    service = serve(settings)
-    service.wait_until_served(publish(service.parts).version)
-    seen: list[bool] = []
-    decode = service.parts.decoders.decode
-
-    def noting(*picture: Any, together: bool) -> Any:
-        seen.append(together)
-        return decode(*picture, together=together)
-
-    monkeypatch.setattr(service.parts.decoders, "decode", noting)
-    with ThreadPoolExecutor(1) as client:
-        with busy(service):
-            waiting = client.submit(post, service)
-            wait_for(lambda: bool(seen), what="the picture")
-        assert waiting.result().status_code == 200
-    wait_for(lambda: not service.parts.predictors.take_all_cores, what="a thread with nothing to compute")
-    assert post(service).status_code == 200
-    assert seen == [True, False]
-
-
 def test_who_is_alone_is_known() -> None:
     async def work() -> list[bool]:
         admission, seen = Admission(2, seconds=60, room=9), []

@@ -86,20 +86,6 @@ def test_no_thread_is_idle_while_another_takes_what_two_could(predictor: Watched
     assert predictor.calls == [(1, False), (1, False)]
 
 
-@pytest.mark.parametrize(("cores", "takes"), [(1, True), (2, False)])
-def test_a_call_on_each_core_takes_all_of_them(predictor: Watched, monkeypatch: pytest.MonkeyPatch, cores: int, takes: bool) -> None:
-    monkeypatch.setattr(device, "lanes", lambda _device: (1, 4))  # on a GPU one call leaves all cores but one
-    monkeypatch.setattr(device, "cores", lambda: cores)
-    batching = Batching("cpu")
-    wait_for(lambda: batching._idle == 1, what="the thread")
-    answer = batching.submit(predictor, plain(200), alone=False)
-    assert predictor.entered.wait(20) and batching.takes_all_cores == takes
-    predictor.gate.set()
-    assert answer.result(20)
-    wait_for(lambda: not batching.takes_all_cores, what="its end")
-    batching.close()
-
-
 def test_a_batch_is_of_one_model(predictor: Watched, batching: Batching, tmp_path: Path) -> None:
     other = Predictor.load(tmp_path / make_package(tmp_path, labels=("kitten", "puppy")))
     batching.submit(predictor, plain(0), alone=False)

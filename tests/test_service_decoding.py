@@ -23,7 +23,6 @@ from tests.hostile_decoder import ATTACK
 from tests.serving import picture, wait_for
 
 PREPROCESS = Preprocess(image_size=32)
-RED, GREEN = (250, 0, 0), (0, 250, 0)
 
 
 def with_decoders(work: Callable[[Decoders], Coroutine[Any, Any, Any]], **settings: Any) -> Any:
@@ -64,11 +63,11 @@ def test_pixels_are_those_of_the_library() -> None:
 
 def test_pixels_of_a_picture_outlive_the_next_one() -> None:
     async def work(decoders: Decoders) -> Any:
-        first = await decoders.decode(picture(RED), PREPROCESS)
-        await decoders.decode(picture(GREEN), PREPROCESS)
+        first = await decoders.decode(picture((250, 0, 0)), PREPROCESS)
+        await decoders.decode(picture((0, 250, 0)), PREPROCESS)
         return first
 
-    assert (with_decoders(work)[0, 0] == RED).all()
+    assert (with_decoders(work)[0, 0] == (250, 0, 0)).all()
 
 
 def test_refusals_cross_the_process_border_whole() -> None:
@@ -97,19 +96,6 @@ def test_a_picture_that_hangs_or_takes_its_decoder_costs_only_itself(attacked: N
     assert with_decoders(work, decode_seconds=2.0).shape == (32, 32, 3)
 
 
-@pytest.mark.parametrize(("together", "shares"), [(False, [1, 1]), (True, [0, 2])])
-def test_two_pictures_go_to_two_decoders_unless_their_cores_are_taken(together: bool, shares: list[int]) -> None:
-    async def work(decoders: Decoders) -> Any:
-        while not all(decoder.has_room for decoder in decoders._living):
-            await asyncio.sleep(0.01)
-        red, green = (asyncio.create_task(decoders.decode(picture(colour), PREPROCESS, together=together)) for colour in (RED, GREEN))
-        await asyncio.sleep(0)
-        given = sorted(decoder.under_way for decoder in decoders._living)
-        return given, tuple((await red)[0, 0]), tuple((await green)[0, 0])
-
-    assert with_decoders(work, decoders=2) == (shares, RED, GREEN)
-
-
 @pytest.mark.parametrize("attacked", ["eat"], indirect=True)
 def test_memory_is_limited(attacked: None) -> None:
     async def work(decoders: Decoders) -> Any:
@@ -134,12 +120,12 @@ def test_who_leaves_while_waiting_leaves_the_decoder_to_the_next() -> None:
 def test_who_leaves_while_his_picture_is_decoded_does_not_give_it_to_the_next() -> None:
     async def work(decoders: Decoders) -> Any:
         await decoders.decode(picture(), PREPROCESS)
-        leaving = asyncio.create_task(decoders.decode(picture(RED, size=(4000, 4000)), PREPROCESS))
+        leaving = asyncio.create_task(decoders.decode(picture((250, 0, 0), size=(4000, 4000)), PREPROCESS))
         await asyncio.sleep(0)
         leaving.cancel()
-        return await decoders.decode(picture(GREEN), PREPROCESS)
+        return await decoders.decode(picture((0, 250, 0)), PREPROCESS)
 
-    assert (with_decoders(work)[0, 0] == GREEN).all()
+    assert (with_decoders(work)[0, 0] == (0, 250, 0)).all()
 
 
 def test_decoders_see_nothing_of_database_and_tokens(monkeypatch: pytest.MonkeyPatch) -> None:

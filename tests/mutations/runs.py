@@ -90,8 +90,10 @@ def in_processes(runs: Sequence[Run], *, cache: Path, at_once: int, limit: float
             now = time.monotonic()
             for connection in [one for one, (_, _, _, began) in living.items() if one in ready or now - began > limit]:
                 run, process, folder, began = living.pop(connection)
-                row = _row(run, connection, time.monotonic() - began, is_over=connection not in ready)
-                _end(process, folder)
+                try:
+                    row = _row(run, connection, time.monotonic() - began, is_over=connection not in ready)
+                finally:
+                    _end(process, folder)
                 yield row
     finally:
         for _, process, folder, _ in living.values():
