@@ -96,7 +96,7 @@ def launch(program: str, folder: Path, *arguments: str, ranks: int) -> None:
     """Run a program, which is told `folder`, in so many processes, and see that all went well."""
     folder.mkdir()
     (folder / "program.py").write_text(program)
-    torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"] if ranks > 1 else []
+    torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}", f"--log-dir={folder}"] if ranks > 1 else []
     root = Path(__file__).parent.parent
     done = subprocess.run(
         [sys.executable, *torchrun, str(folder / "program.py"), str(folder), *arguments], cwd=root, capture_output=True, text=True,
