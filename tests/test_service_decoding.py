@@ -128,6 +128,22 @@ def test_who_leaves_while_his_picture_is_decoded_does_not_give_it_to_the_next() 
     assert (with_decoders(work)[0, 0] == (0, 250, 0)).all()
 
 
+@pytest.mark.parametrize("attacked", ["crash"], indirect=True)
+def test_a_decoder_that_dies_of_a_picture_nobody_waits_for_is_no_error_of_the_loop(attacked: None) -> None:
+    async def work(decoders: Decoders) -> list[dict[str, Any]]:
+        await decoders.decode(picture(), PREPROCESS)
+        heard: list[dict[str, Any]] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: heard.append(context))
+        leaving = asyncio.create_task(decoders.decode(ATTACK, PREPROCESS))
+        await asyncio.sleep(0)
+        leaving.cancel()
+        await decoders.decode(picture(), PREPROCESS)
+        gc.collect()
+        return heard
+
+    assert with_decoders(work) == []
+
+
 def test_decoders_see_nothing_of_database_and_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CATDOG_DATABASE_URL", "postgresql://user:secret@nowhere/catdog")
 
